@@ -1,0 +1,89 @@
+"""`python -m lm_research COMMAND --flags`."""
+
+import importlib
+import os
+import sys
+
+from lm_research.commands import COMMANDS
+from lm_research.errors import Stopped, UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command; returns its exit status: 0, 1 for a run that had to stop, 2 for a user's mistake."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        if not argv or argv[0] in ("-h", "--help", "--helpfull", "help"):
+            print(usage())
+            return 0
+        return command(argv[0], argv[1:])
+    except Stopped as error:
+        print(f"lm_research: {error}", file=sys.stderr)
+        return 1
+    except UserError as error:
+        print(f"lm_research: {error}", file=sys.stderr)
+        return 2
+
+
+def usage() -> str:
+    """The commands, a line each."""
+    lines = ["usage: python -m lm_research COMMAND --flags", ""]
+    for name in COMMANDS:
+        module = importlib.import_module(f"lm_research.commands.{name}")
+        lines.append(f"  {name:10} {module.__doc__.splitlines()[0]}")
+    return "\n".join(
+        [*lines, "", "`python -m lm_research COMMAND --help` lists a command's flags."]
+    )
+
+
+def command(name: str, argv: list[str]) -> int:
+    """Runs one command on its flags.
+
+    Raises:
+      UserError: an unknown command or flag, a config that cannot be read, or what the command refuses.
+    """
+    from absl import flags, logging
+
+    from lm_research.config import known
+
+    known(name, COMMANDS, "command")
+    module = importlib.import_module(f"lm_research.commands.{name}")
+    module.define()
+    values = flags.FLAGS
+    wants_help = any(flag in ("--help", "-h", "--helpfull") for flag in argv)
+    argv = [
+        f"lm_research {name}",
+        *(flag for flag in argv if flag not in ("--help", "-h", "--helpfull")),
+    ]
+    if wants_help:
+        print(f"python -m lm_research {name}: {module.__doc__}")
+        print(values.module_help(module.__name__) or values.get_help())
+        return 0
+    try:
+        rest = values(argv)
+    except UserError:
+        raise
+    except (
+        Exception
+    ) as error:  # absl and ml_collections raise many kinds, all of them the user's business
+        raise UserError(" ".join(str(error).split()) or repr(error)) from error
+    if rest[1:]:
+        raise UserError(f"{name} takes flags only, and was given {rest[1]!r}")
+    logging.set_verbosity(logging.ERROR)  # Orbax and absl are chatty
+    return module.run(values) or 0
+
+
+def with_huge_pages() -> None:
+    """Starts this process again with glibc's huge pages, which make training on CPU 1.15 to 1.3 times as fast.
+
+    They are a setting of the environment that a process reads once, when it starts.
+    """
+    wanted = "glibc.malloc.hugetlb=1"
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = wanted
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        with_huge_pages()
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""A config declares an experiment as plain data; this turns each section into the object it names.
+
+A section is a mapping with a `kind`: a name in the tables of contents (`__all__`) of the packages, unique among
+them. Every other key is a parameter of that class or function, checked by name and type; sections nest, in lists
+and mappings too. Because a config holds only data, the resolved one is stored beside the checkpoint and read back
+without running any code from it.
+"""
+
+import difflib
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from lm_research.errors import UserError
+
+TOP = (
+    "model objective data weights optimizer evals mesh seed steps batch init resume checkpoint log"
+).split()
+
+
+def knobs(text: str | None, **defaults) -> types.SimpleNamespace:
+    """`"width=256,steps=100"` over `defaults`: what a config file derives the rest of its values from."""
+    values = dict(defaults)
+    for pair in filter(None, (text or "").split(",")):
+        name, equals, value = pair.partition("=")
+        known(name, defaults, "knob")
+        if not equals:
+            raise UserError(f"knob {name!r} lacks a value; write {name}={defaults[name]}")
+        values[name] = _knob_value(name, value, defaults[name])
+    return types.SimpleNamespace(**values)
+
+
+def build(value: Any, contents: Mapping[str, Callable], path: str = "") -> Any:
+    """`value` with every section in it replaced by the object that it names in `contents`.
+
+    Args:
+      value: plain data: scalars, lists, mappings, and mappings with a `kind`.
+      contents: what a `kind` may name.
+      path: where `value` stands in the config, for error messages.
+
+    Raises:
+      UserError: an unknown kind or field (names the nearest), a missing one, or a wrong type.
+    """
+    if isinstance(value, list | tuple):
+        return tuple(build(item, contents, f"{path}[{i}]") for i, item in enumerate(value))
+    if not isinstance(value, Mapping):
+        return value
+    if "kind" not in value:
+        return {k: build(v, contents, f"{path}.{k}".lstrip(".")) for k, v in value.items()}
+    kind = value["kind"]
+    known(kind, contents, f"kind (at {path}.kind)")
+    make = contents[kind]
+    parameters = {
+        name: p
+        for name, p in inspect.signature(make).parameters.items()
+        if name not in ("parent", "name")  # Linen's own
+    }
+    hints = typing.get_type_hints(make if inspect.isfunction(make) else make.__init__)
+    arguments = {}
+    for name, given in value.items():
+        if name == "kind":
+            continue
+        here = f"{path}.{name}".lstrip(".")
+        known(name, parameters, f"field of {kind} (at {here})")
+        arguments[name] = checked(build(given, contents, here), hints.get(name, Any), here)
+    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in arguments]
+    if missing:
+        raise UserError(f"{path} ({kind}) lacks {', '.join(missing)}")
+    try:
+        return make(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} ({kind}): {error}") from error
+
+
+def checked(value: Any, hint: Any, path: str) -> Any:
+    """`value`, if it is of type `hint`; an int is also a float.
+
+    Raises:
+      UserError: it is not; says where, what was given and what is accepted.
+    """
+    from beartype.door import is_bearable
+    from beartype.roar import BeartypeDecorHintException
+
+    if type(value) is int and is_bearable(1.5, hint):
+        value = value if is_bearable(value, hint) else float(value)
+    try:
+        fits = is_bearable(value, hint)
+    except BeartypeDecorHintException:  # an annotation that beartype cannot read accepts anything
+        fits = True
+    if not fits:
+        raise UserError(f"{path} is {value!r}; it takes {_readable(hint)}")
+    return value
+
+
+def known(name: str, names: Iterable[str], what: str) -> None:
+    """Refuses a `name` that is not among `names`, naming the nearest.
+
+    Raises:
+      UserError: `name` is unknown.
+    """
+    names = list(names)
+    if name in names:
+        return
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(names))}"
+    raise UserError(f"no {what} is called {name!r}; {hint}")
+
+
+def plain(config: Any) -> Any:
+    """A ConfigDict as plain data: dicts, lists and scalars, as JSON would give it back."""
+    config = config.to_dict() if hasattr(config, "to_dict") else config
+    if isinstance(config, Mapping):
+        return {key: plain(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [plain(value) for value in config]
+    return config
+
+
+def canonical(config: Mapping) -> str:
+    """The text by which two configs are the same run."""
+    return json.dumps(plain(config), sort_keys=True, separators=(",", ":"))
+
+
+def differences(old: Mapping, new: Mapping, path: str = "") -> list[str]:
+    """One line for each value in which two plain configs differ: `a.b: 1 -> 2`."""
+    lines = []
+    for key in sorted(set(old) | set(new)):
+        here = f"{path}.{key}".lstrip(".")
+        was, now = old.get(key, "(absent)"), new.get(key, "(absent)")
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            lines += differences(was, now, here)
+        elif was != now:
+            lines.append(f"{here}: {was} -> {now}")
+    return lines
+
+
+def _knob_value(name: str, text: str, default: Any) -> Any:
+    kind = type(default)
+    if kind is bool:
+        known(text.lower(), ("true", "false", "1", "0", "yes", "no"), f"value of the knob {name!r}")
+        return text.lower() in ("true", "1", "yes")
+    try:
+        return text if default is None else kind(text)
+    except ValueError:
+        raise UserError(f"knob {name}={text!r} is not of type {kind.__name__}") from None
+
+
+def _readable(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

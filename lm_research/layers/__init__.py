@@ -1,0 +1,56 @@
+"""Layers shared by every architecture.
+
+One alphabet names dimensions everywhere: in einsum equations, in shape comments, and in the sharding rules of
+`lm_research.mesh`.
+
+    B batch   T target position   S source position   L layer
+    D model   F feed-forward      V vocabulary        E expert
+    N query heads   K key-value heads   H head size   C state size
+
+G, the group of query heads that share a key-value head (N = K G), appears inside attention only.
+"""
+
+from lm_research.layers.attention import Attention, head_norm
+from lm_research.layers.cache import KeyValue
+from lm_research.layers.dropout import Dropout
+from lm_research.layers.einsum import Einsum, activation_dtype, product, shard
+from lm_research.layers.kernels import attend
+from lm_research.layers.mask import EMPTY, Mask
+from lm_research.layers.mlp import ACTIVATIONS, MLP, GatedMLP
+from lm_research.layers.norm import LayerNorm, RMSNorm
+from lm_research.layers.output import Head, Output
+from lm_research.layers.position import ALiBi, Bias, Learned, RelativeBias, Rotary, Sinusoidal
+from lm_research.layers.stack import Block, Stack, separated
+from lm_research.layers.tap import Patch, tap
+
+__all__ = [
+    "ACTIVATIONS",
+    "ALiBi",
+    "Attention",
+    "Bias",
+    "Block",
+    "Dropout",
+    "EMPTY",
+    "Einsum",
+    "GatedMLP",
+    "Head",
+    "KeyValue",
+    "LayerNorm",
+    "Learned",
+    "MLP",
+    "Mask",
+    "Output",
+    "Patch",
+    "RMSNorm",
+    "RelativeBias",
+    "Rotary",
+    "Sinusoidal",
+    "Stack",
+    "activation_dtype",
+    "attend",
+    "head_norm",
+    "product",
+    "separated",
+    "shard",
+    "tap",
+]

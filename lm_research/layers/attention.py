@@ -1,0 +1,104 @@
+"""Attention: multi-head, grouped and multi-query, to itself, to a cache or to an encoder's output."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm_research.layers.cache import KeyValue
+from lm_research.layers.einsum import Einsum, Initializer
+from lm_research.layers.kernels import Kernel, attend, score_scale
+from lm_research.layers.mask import Mask
+from lm_research.layers.norm import RMSNorm
+from lm_research.layers.position import Bias, Rotary
+
+Array = jax.Array
+
+
+class Attention(nn.Module):
+    """Vaswani et al. (2017), with the choices of its successors.
+
+    Attributes:
+      heads: N.
+      kv_heads: K; N for multi-head, 1 for multi-query, between for grouped queries (Ainslie et al., 2023).
+      head: H.
+      bias: whether query, key and value have one; `out_bias`: whether the output product has.
+      rotary: rotates queries and keys.
+      norm: normalises each head of queries and keys before rotation ("QK-norm").
+      scale: factor on the scores; None is 1 / sqrt(H).
+      soft_cap: c of c tanh(scores / c).
+      window: a query sees only so many keys back.
+      kernel: see `kernels.attend`.
+      initializer, out_initializer: initializers of the inputs' products and of the output's.
+      dtype: of the products' operands.
+    """
+
+    heads: int
+    kv_heads: int
+    head: int
+    bias: bool = False
+    out_bias: bool = False
+    rotary: Rotary | None = None
+    norm: nn.Module | None = None
+    scale: float | None = None
+    soft_cap: float | None = None
+    window: int | None = None
+    kernel: Kernel = "auto"
+    initializer: Initializer | None = None
+    out_initializer: Initializer | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,  # [B, T, D]
+        position: Array,  # [B, T]
+        mask: Mask,
+        bias: Bias | None = None,
+        cache: KeyValue | None = None,
+        memory: Array | None = None,  # [B, S, D]
+    ) -> tuple[Array, KeyValue | None]:
+        """x attends to itself, to `cache` and itself, or to `memory`; also returns the extended cache."""
+        D, N, K, H = x.shape[-1], self.heads, self.kv_heads, self.head
+        source = x if memory is None else memory
+        query = self._project("BTD,DNH->BTNH", (D, N, H), "query")(x)
+        key = self._project("BSD,DKH->BSKH", (D, K, H), "key")(source)
+        value = self._project("BSD,DKH->BSKH", (D, K, H), "value")(source)
+        if self.norm is not None:
+            query = self.norm.copy(name="query_norm")(query)
+            key = self.norm.copy(name="key_norm")(key)
+        if self.rotary is not None:
+            query, key = self.rotary(query, position), self.rotary(key, position)
+        order = None
+        if cache is not None:
+            cache = cache.extended(key, value, position)
+            key, value, order = cache.key, cache.value, (position, cache.position)
+        y = attend(
+            query,
+            key,
+            value,
+            mask if self.window is None else mask.replace(window=self.window),
+            order,
+            bias=bias,
+            scale=score_scale(H) if self.scale is None else self.scale,
+            soft_cap=self.soft_cap,
+            dtype=self.dtype,
+            kernel=self.kernel,
+        )
+        out = Einsum(
+            "BTNH,NHD->BTD", (N, H, D), self.out_bias, self.out_initializer, self.dtype, name="out"
+        )
+        return out(y), cache
+
+    def _project(self, equation: str, shape: tuple[int, ...], name: str) -> Einsum:
+        return Einsum(equation, shape, self.bias, self.initializer, self.dtype, name=name)
+
+    def init_cache(self, batch: int, length: int) -> KeyValue:
+        """An empty cache for `batch` rows of `length` tokens."""
+        return KeyValue.empty(batch, length, self.kv_heads, self.head, self.dtype)
+
+
+def head_norm(epsilon: float) -> RMSNorm:
+    """The norm that QK-norm puts on each head of queries and keys."""
+    return RMSNorm(epsilon, letter="H")

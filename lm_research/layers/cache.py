@@ -1,0 +1,42 @@
+"""What a block remembers between calls; a model's cache is a tuple of these, one per block."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from lm_research.layers.mask import EMPTY
+
+Array = jax.Array
+
+
+@struct.dataclass
+class KeyValue:
+    """Keys and values with the positions of their tokens.
+
+    Rows share the slot where the next tokens are written and differ in positions: a slot that a row does not use
+    holds the position `EMPTY`, which no query sees. So prompts of uneven length, and tokens that were proposed and
+    refused, need no more than their positions.
+    """
+
+    key: Array  # [B, S, K, H]
+    value: Array  # [B, S, K, H]
+    position: Array  # [B, S]
+    next: Array  # []
+
+    @classmethod
+    def empty(cls, batch: int, length: int, heads: int, head: int, dtype) -> "KeyValue":
+        """Room for `length` tokens in each of `batch` rows."""
+        zeros = jnp.zeros((batch, length, heads, head), dtype)
+        position = jnp.full((batch, length), EMPTY, jnp.int32)
+        return cls(zeros, zeros, position, jnp.zeros((), jnp.int32))
+
+    def extended(self, key: Array, value: Array, position: Array) -> "KeyValue":
+        """With T more tokens written: key and value [B, T, K, H], position [B, T]."""
+        write = jax.lax.dynamic_update_slice
+        slot = self.next
+        return KeyValue(
+            write(self.key, key.astype(self.key.dtype), (0, slot, 0, 0)),
+            write(self.value, value.astype(self.value.dtype), (0, slot, 0, 0)),
+            write(self.position, position.astype(jnp.int32), (0, slot)),
+            slot + key.shape[1],
+        )

@@ -1,0 +1,170 @@
+"""Scaled dot-product attention: XLA everywhere, cuDNN flash attention on GPU, splash attention on TPU."""
+
+import functools
+import math
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from lm_research import log
+from lm_research.errors import UserError
+from lm_research.layers.mask import Mask
+from lm_research.layers.position import Bias
+
+Array = jax.Array
+Kernel = Literal["auto", "xla", "cudnn", "splash"]
+
+FAR = -1e30  # a score that no softmax sees; finite, so that a row that may see nothing is not NaN
+
+
+def attend(
+    query: Array,  # [B, T, N, H]
+    key: Array,  # [B, S, K, H]
+    value: Array,  # [B, S, K, H]
+    mask: Mask,
+    order: tuple[Array, Array] | None = None,  # [B, T], [B, S]
+    *,
+    bias: Bias | None = None,
+    scale: float,
+    soft_cap: float | None = None,
+    dtype: Any = jnp.float32,
+    kernel: Kernel = "auto",
+) -> Array:  # [B, T, N, H]
+    """softmax(query key / sqrt(H) + bias, where the mask allows) value.
+
+    Args:
+      query, key, value: N query heads share K key-value heads in groups of N / K.
+      mask: who may attend to whom.
+      order: of queries and keys, where it is not their slots': positions of a cache's entries.
+      bias: added to the scores, by distance in order.
+      scale: factor on the scores.
+      soft_cap: c of c tanh(scores / c).
+      dtype: of the products' operands; scores and softmax are float32.
+      kernel: which to use; `auto` takes the fastest one that computes exactly this.
+    """
+    reason = {
+        "xla": "",
+        "cudnn": _why_not_cudnn(query, bias, soft_cap, dtype),
+        "splash": _why_not_splash(query, key, mask, order, bias),
+    }
+    if kernel == "auto":
+        chosen = next(name for name in ("cudnn", "splash", "xla") if not reason[name])
+    elif reason[kernel]:
+        log.fallback(f"attention kernel {kernel}", "xla", reason[kernel])
+        chosen = "xla"
+    else:
+        chosen = kernel
+    if order is None:  # the kernel of training is the one worth a line in facts.json
+        log.note(attention_kernel=chosen)
+    function = {"xla": _xla, "cudnn": _cudnn, "splash": _splash}[chosen]
+    return function(query, key, value, mask, order, bias, scale, soft_cap, dtype)
+
+
+def slots(array: Array) -> Array:
+    """The order of uncached tokens: where they stand in an array [B, T, ...]."""
+    return jnp.broadcast_to(jnp.arange(array.shape[1]), array.shape[:2])  # [B, T]
+
+
+def _xla(query, key, value, mask, order, bias, scale, soft_cap, dtype):
+    B, T, N, H = query.shape
+    S, K = key.shape[1:3]
+    orders = order or (slots(query), slots(key))
+    precise = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    query = (query * scale).astype(dtype).reshape(B, T, K, N // K, H)
+    scores = precise("BTKGH,BSKH->BKGTS", query, key.astype(dtype))
+    if bias is not None:
+        scores = scores + bias(*orders).reshape(B, K, N // K, T, S)
+    if soft_cap is not None:
+        scores = soft_cap * jnp.tanh(scores / soft_cap)
+    scores = jnp.where(mask.dense(*orders)[:, :, None], scores, FAR)
+    weights = jax.nn.softmax(scores, -1)
+    result = precise("BKGTS,BSKH->BTKGH", weights.astype(dtype), value.astype(dtype))
+    return result.reshape(B, T, N, H)
+
+
+def _why_not_cudnn(query, bias, soft_cap, dtype) -> str:
+    if jax.default_backend() != "gpu":
+        return f"cuDNN needs a GPU and this is {jax.default_backend()}"
+    if dtype not in (jnp.bfloat16, jnp.float16):
+        return f"cuDNN attention computes in 16 bits and the model computes in {jnp.dtype(dtype)}"
+    if bias is not None or soft_cap is not None:
+        return "cuDNN attention is used without bias and soft cap"
+    if query.shape[-1] % 8 or query.shape[-1] > 128:
+        return f"cuDNN attention takes heads of a multiple of 8 up to 128, not {query.shape[-1]}"
+    return ""
+
+
+def _cudnn(query, key, value, mask, order, bias, scale, soft_cap, dtype):
+    query, key, value = (x.astype(dtype) for x in (query, key, value))
+    call = functools.partial(
+        jax.nn.dot_product_attention, query, key, value, scale=scale, implementation="cudnn"
+    )
+    if order is None and mask.static and mask.window is None:
+        return call(is_causal=mask.causal)
+    return call(mask=mask.dense(*(order or (slots(query), slots(key)))))
+
+
+def _why_not_splash(query, key, mask, order, bias, backend: str | None = None) -> str:
+    backend = backend or jax.default_backend()
+    if backend != "tpu":
+        return f"splash attention needs a TPU and this is {backend}"
+    if order is not None or bias is not None:
+        return "splash attention is used without cache and bias"
+    if mask.prefix is not None or mask.allowed is not None:
+        return "splash attention takes causal, window and segment masks"
+    if query.shape[1] % 128 or key.shape[1] % 128:
+        return f"splash attention takes lengths of a multiple of 128, not {query.shape[1]}"
+    return ""
+
+
+def _splash(query, key, value, mask, order, bias, scale, soft_cap, dtype, interpret=False):
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    T, N, S = query.shape[1], query.shape[2], key.shape[1]
+    if mask.window is not None:
+        reach = (mask.window - 1, 0 if mask.causal else mask.window - 1)
+        pattern = splash.LocalMask((T, S), reach, 0)
+    else:
+        pattern = splash.CausalMask((T, S)) if mask.causal else splash.FullMask((T, S))
+    rows = nn.logical_to_mesh_axes(("B", None, "N", None), nn.get_logical_axis_rules())
+    mesh = jax.sharding.get_mesh()
+    names = rows[2] if len(rows) > 2 else None
+    shards = 1 if names is None or mesh.empty else mesh.shape[names]
+
+    def local(query, key, value, segments):
+        heads = query.shape[2]
+        kernel = splash.make_splash_mha_single_device(
+            splash.MultiHeadMask([pattern] * heads),
+            attn_logits_soft_cap=soft_cap,
+            interpret=interpret,
+        )
+        repeat = heads // key.shape[2]
+        query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))  # [B, N, T, H]
+        key, value = (jnp.repeat(x, repeat, 1) for x in (key, value))
+        pairs = None if segments is None else splash.SegmentIds(*segments)
+        return jnp.swapaxes(jax.vmap(kernel)(query, key, value, pairs), 1, 2)
+
+    query = (query * scale).astype(dtype)
+    key, value = key.astype(dtype), value.astype(dtype)
+    segments = None if mask.segments is None else tuple(s.astype(jnp.int32) for s in mask.segments)
+    if mesh.empty or mesh.size == 1:
+        return local(query, key, value, segments)
+    if key.shape[2] % shards:
+        raise UserError(f"{key.shape[2]} key-value heads do not divide over tensor={shards}")
+    batch = PartitionSpec(rows[0])
+    run = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(rows, rows, rows, None if segments is None else (batch, batch)),
+        out_specs=rows,
+        check_vma=False,
+    )
+    return run(query, key, value, segments)
+
+
+def score_scale(head: int) -> float:
+    """1 / sqrt(H), the scale of Vaswani et al. (2017)."""
+    return 1 / math.sqrt(head)

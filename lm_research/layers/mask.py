@@ -1,0 +1,56 @@
+"""`Mask`: who may attend to whom, made dense only where a kernel needs it."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+Array = jax.Array
+
+EMPTY = jnp.iinfo(
+    jnp.int32
+).max  # the position of a cache slot, or of padding, that nobody may attend to
+
+
+@struct.dataclass
+class Mask:
+    """The intersection of its parts, except that a prefix widens `causal` and `window`.
+
+    `causal`, `window` and `prefix` compare orders: a token's slot where all tokens are at hand, its stored position
+    where keys come from a cache.
+
+    Attributes:
+      causal: a query sees keys up to its own order.
+      window: and only the last `window` of them, itself included.
+      prefix: keys whose order is below it are seen by all queries of the row.
+      segments: of the queries and of the keys; a query sees keys of its own segment. Padding is a segment too.
+      allowed: anything else, such as a permutation's factorisation order.
+    """
+
+    causal: bool = struct.field(pytree_node=False, default=False)
+    window: int | None = struct.field(pytree_node=False, default=None)
+    prefix: Array | None = None  # [B]
+    segments: tuple[Array, Array] | None = None  # [B, T], [B, S]
+    allowed: Array | None = None  # [B, T, S]
+
+    @property
+    def static(self) -> bool:
+        """Whether it depends on orders alone."""
+        return self.prefix is None and self.segments is None and self.allowed is None
+
+    def dense(self, query: Array, key: Array) -> Array:  # [B, T], [B, S] -> [B, 1, T, S]
+        """True where attention is allowed, for the given orders of queries and keys."""
+        query, key = query[:, :, None], key[:, None, :]
+        ok = jnp.ones_like(query <= key)
+        if self.causal:
+            ok &= key <= query
+        if self.window is not None:
+            ok &= key > query - self.window
+            if not self.causal:
+                ok &= key < query + self.window
+        if self.prefix is not None:
+            ok |= key < self.prefix[:, None, None]
+        if self.segments is not None:
+            ok &= self.segments[0][:, :, None] == self.segments[1][:, None, :]
+        if self.allowed is not None:
+            ok &= self.allowed
+        return (ok & (key != EMPTY))[:, None]

@@ -1,0 +1,57 @@
+"""Normalisation over D, computed in float32."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+class RMSNorm(nn.Module):
+    """Zhang and Sennrich (2019): x / rms(x) * (scale + offset).
+
+    Attributes:
+      epsilon: added to the mean square.
+      offset: 1 where the scale is stored as its difference from one (Gemma).
+      letter: the logical axis that is normalised.
+    """
+
+    epsilon: float = 1e-6
+    offset: float = 0.0
+    letter: str = "D"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:  # [..., D]
+        init = nn.initializers.constant(1.0 - self.offset)
+        scale = _vector(self, "scale", init, x.shape[-1])
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.epsilon)
+        return (y * (scale + self.offset)).astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Ba et al. (2016): (x - mean) / deviation * scale + bias.
+
+    Attributes:
+      epsilon: added to the variance.
+      bias: whether there is one.
+      letter: the logical axis that is normalised.
+    """
+
+    epsilon: float = 1e-5
+    bias: bool = True
+    letter: str = "D"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:  # [..., D]
+        y = x.astype(jnp.float32)
+        y = y - jnp.mean(y, -1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.epsilon)
+        y = y * _vector(self, "scale", nn.initializers.ones, x.shape[-1])
+        if self.bias:
+            y = y + _vector(self, "bias", nn.initializers.zeros, x.shape[-1])
+        return y.astype(x.dtype)
+
+
+def _vector(module, name: str, init, size: int) -> Array:
+    return module.param(name, nn.with_logical_partitioning(init, (module.letter,)), (size,))

@@ -1,0 +1,179 @@
+"""`Block`, a residual pair of attention and MLP, and `Stack`, which repeats a period of blocks."""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm_research import log
+from lm_research.layers.attention import Attention
+from lm_research.layers.dropout import Dropout
+from lm_research.layers.einsum import shard
+from lm_research.layers.mask import Mask
+from lm_research.layers.position import Bias
+from lm_research.layers.tap import tap
+
+Array = jax.Array
+Wiring = Literal["pre", "post", "parallel"]
+Remat = Literal["none", "dots", "full"]
+Execution = Literal["auto", "scan", "unroll", "separate"]
+
+UNROLLED = 24  # layers up to which unrolling a stack on CPU is worth its compile time
+
+
+class Block(nn.Module):
+    """Attention and MLP, each added to the residual stream.
+
+    Attributes:
+      attention: attends to the block's input.
+      mlp: follows it.
+      norm: normalises the input of both (`pre`; `parallel`: once, for both) or each sum (`post`).
+      wiring: pre: x + f(norm(x)); post: norm(x + f(x)); parallel: x + attention(norm(x)) + mlp(norm(x)).
+      dropout: rate on what is added to the stream.
+      cross: attends to an encoder's output, between the two.
+    """
+
+    attention: Attention
+    mlp: nn.Module
+    norm: nn.Module
+    wiring: Wiring = "pre"
+    dropout: float = 0.0
+    cross: Attention | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,  # [B, T, D]
+        cache: Any,
+        position: Array,  # [B, T]
+        mask: Mask,
+        bias: Bias | None = None,
+        memory: Array | None = None,  # [B, S, D]
+        memory_mask: Mask | None = None,
+    ) -> tuple[Array, Any]:
+        """The stream after this block, and its extended cache."""
+
+        def attend(y):
+            nonlocal cache
+            y, cache = self.attention(y, position, mask, bias, cache)
+            return y
+
+        if self.wiring == "parallel":
+            y = self.norm.copy(name="attention_norm")(x)
+            x = x + Dropout(self.dropout)(attend(y) + self.mlp(y))
+        else:
+            x = self._residual("attention_norm", attend, x)
+            if self.cross is not None:
+                x = self._residual(
+                    "cross_norm", lambda y: self._cross(y, position, memory, memory_mask), x
+                )
+            x = self._residual("mlp_norm", self.mlp, x)
+        x = tap(self, "residual", x)
+        return shard(x, ("B", "T", "D")), cache
+
+    def _residual(self, name: str, function, x: Array) -> Array:
+        norm, dropout = self.norm.copy(name=name), Dropout(self.dropout)
+        if self.wiring == "pre":
+            return x + dropout(function(norm(x)))
+        return norm(x + dropout(function(x)))
+
+    def _cross(self, y, position, memory, memory_mask) -> Array:
+        return self.cross(y, position, memory_mask or Mask(), memory=memory)[0]
+
+    def init_cache(self, batch: int, length: int) -> Any:
+        """What this block's attention remembers, empty."""
+        return self.attention.init_cache(batch, length)
+
+
+class Stack(nn.Module):
+    """`layers` blocks, made by repeating `period`.
+
+    Parameters are stacked [L, ...] for each block of the period, whether the repetitions are scanned (compile time
+    does not grow with depth) or unrolled (faster on CPU): a checkpoint made one way continues the other way.
+    `separate` keeps each layer's parameters apart, for decoding (see `separated`): a loop over tokens would copy
+    slices of stacked parameters at every token.
+
+    Attributes:
+      layers: L, a multiple of the period's length.
+      period: the blocks that are repeated.
+      execution: `auto` scans, but unrolls a shallow stack on CPU.
+      remat: what the backward pass computes again: nothing, all but matrix products, or whole blocks.
+    """
+
+    layers: int
+    period: tuple[nn.Module, ...]
+    execution: Execution = "auto"
+    remat: Remat = "none"
+
+    def __post_init__(self):
+        if self.layers % len(self.period):
+            raise ValueError(f"{self.layers} layers do not repeat a period of {len(self.period)}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array, cache: tuple | None, *given: Any) -> tuple[Array, tuple | None]:
+        """Runs the blocks on x [B, T, D]; `cache` has a state per layer; `given` goes to each block."""
+        if self.execution == "separate":
+            return self._separate(x, cache, given)
+        P, repeats = len(self.period), self.layers // len(self.period)
+        unroll = self.execution == "unroll" or (
+            self.execution == "auto" and jax.default_backend() == "cpu" and self.layers <= UNROLLED
+        )
+        log.note(stack="unrolled" if unroll else "scanned", remat=self.remat)
+
+        def repetition(stack, x, states):
+            new = []
+            for name, block, state in zip(names(P), stack.period, states):
+                x, state = _rematerialized(stack.remat)(block.copy(name=name), x, state, *given)
+                new.append(state)
+            return x, tuple(new)
+
+        scan = nn.scan(
+            repetition,
+            variable_axes={"params": 0, "taps": 0, "patches": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=repeats,
+            unroll=repeats if unroll else 1,
+            metadata_params={nn.PARTITION_NAME: "L"},
+        )
+        if cache is None:
+            return scan(self, x, (None,) * P)[0], None
+        stacked = tuple(jax.tree.map(lambda *a: jnp.stack(a), *cache[i::P]) for i in range(P))
+        x, states = scan(self, x, stacked)
+        layer = lambda i: jax.tree.map(lambda a: a[i // P], states[i % P])
+        return x, tuple(layer(i) for i in range(self.layers))
+
+    def _separate(self, x, cache, given):
+        states = []
+        for i in range(self.layers):
+            block = self.period[i % len(self.period)].copy(name=f"layer_{i}")
+            x, state = block(x, cache and cache[i], *given)
+            states.append(state)
+        return x, cache and tuple(states)
+
+    def init_cache(self, batch: int, length: int) -> tuple:
+        """An empty state for each layer."""
+        return tuple(
+            self.period[i % len(self.period)].init_cache(batch, length) for i in range(self.layers)
+        )
+
+
+def names(period: int) -> tuple[str, ...]:
+    """What the stacked blocks of a period are called."""
+    return ("blocks",) if period == 1 else tuple(f"blocks_{i}" for i in range(period))
+
+
+def separated(stack: dict, layers: int) -> dict:
+    """Stacked parameters of a `Stack`, as its execution `separate` takes them."""
+    periods = names(len(stack))
+    layer = lambda i: jax.tree.map(lambda a: a[i // len(stack)], stack[periods[i % len(stack)]])
+    return {f"layer_{i}": layer(i) for i in range(layers)}
+
+
+def _rematerialized(remat: Remat):
+    call = lambda block, *arguments: block(*arguments)
+    if remat == "none":
+        return call
+    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return nn.remat(call, prevent_cse=False, policy=dots if remat == "dots" else None)

@@ -1,0 +1,67 @@
+"""Predict each token from those before it."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from lm_research.layers import Mask
+from lm_research.metrics import Mean
+from lm_research.objectives.token_loss import token_loss
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Causal:
+    """Next-token prediction, the chain rule of a language model.
+
+    Attributes:
+      length: T, the tokens that a model reads at once.
+      z_loss, smoothing, chunk: see `token_loss`.
+    """
+
+    length: int
+    z_loss: float = 0.0
+    smoothing: float = 0.0
+    chunk: int | None = None
+
+    def example(
+        self, record: dict[str, np.ndarray], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """A window of T + 1 tokens as T inputs and the T tokens that follow them.
+
+        The first token of a document is not predicted from the document before it.
+        """
+        del rng
+        tokens, weights = record["tokens"], record["weights"][1:]
+        example = {"tokens": tokens[:-1], "targets": tokens[1:], "weights": weights}
+        if "segments" in record:
+            segments = record["segments"]
+            example["weights"] = weights * (segments[1:] == segments[:-1])
+            example["segments"] = segments[:-1]
+            example["position"] = record["position"][:-1]
+        return example
+
+    def measure(
+        self, model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None
+    ) -> dict[str, Mean]:
+        """Total loss in nats and weight over the batch's [B, T] targets."""
+        segments = batch.get("segments")
+        output = model.apply(
+            {"params": params},
+            batch["tokens"],
+            position=batch.get("position"),
+            mask=None if segments is None else Mask(segments=(segments, segments)),
+            rngs=rngs,
+        )
+        return token_loss(
+            output,
+            batch["targets"],
+            batch["weights"],
+            z_loss=self.z_loss,
+            smoothing=self.smoothing,
+            chunk=self.chunk,
+        )

@@ -1,0 +1,119 @@
+"""Cross-entropy over the vocabulary, without ever holding the logits of a whole batch."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from lm_research.layers import Head, Output
+from lm_research.metrics import Mean
+
+Array = jax.Array
+
+LOGITS = 2**25  # logits that one chunk may hold: 128 MiB in float32
+
+
+def token_loss(
+    output: Output,
+    targets: Array,  # [B, T]
+    weights: Array,  # [B, T]
+    *,
+    z_loss: float = 0.0,
+    smoothing: float = 0.0,
+    chunk: int | None = None,
+) -> dict[str, Mean]:
+    """Weighted cross-entropy of the targets, in nats.
+
+    Positions go through the vocabulary head in chunks, and each chunk's gradient is made with its loss, so that
+    logits [B, T, V] never exist at once.
+
+    Args:
+      output: hidden states [B, T, D] and the head.
+      targets: ids.
+      weights: of each target; 0 leaves it out.
+      z_loss: factor on the squared log-partition (Chowdhery et al., 2022, section 5), which keeps logits small.
+      smoothing: of the targets, towards uniform (Szegedy et al., 2016).
+      chunk: positions of T that are scored at once, a divisor of T; None is as many as 128 MiB of logits hold.
+
+    Returns:
+      `loss`, what is minimised; where z-loss or smoothing is on also `cross_entropy`, without them.
+    """
+    B, T = targets.shape
+    V = output.head.kernel.shape[0]
+    if chunk is None:
+        chunk = max(d for d in range(1, T + 1) if T % d == 0 and (d == 1 or d * B * V <= LOGITS))
+    if T % chunk:
+        raise ValueError(f"chunk {chunk} does not divide {T} positions")
+    loss, cross_entropy = _totals(
+        z_loss, smoothing, chunk, output.hidden, output.head, targets, weights
+    )
+    metrics = {"loss": Mean(loss, weights.sum())}
+    if z_loss or smoothing:
+        metrics["cross_entropy"] = Mean(cross_entropy, weights.sum())
+    return metrics
+
+
+def _chunk_totals(z_loss, smoothing, hidden, head: Head, targets, weights):
+    """Totals of the loss and of the plain cross-entropy over positions [B, t]."""
+    logits = head(hidden)  # [B, t, V]
+    partition = jax.nn.logsumexp(logits, -1)
+    right = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    plain = partition - right
+    loss = plain
+    if smoothing:
+        loss = (1 - smoothing) * plain + smoothing * (partition - logits.mean(-1))
+    if z_loss:
+        loss = loss + z_loss * jnp.square(partition)
+    return (loss * weights).sum(), (plain * weights).sum()
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _totals(z_loss, smoothing, chunk, hidden, head, targets, weights):
+    def step(totals, piece):
+        hidden, targets, weights = piece
+        new = _chunk_totals(z_loss, smoothing, hidden, head, targets, weights)
+        return jax.tree.map(jnp.add, totals, new), None
+
+    zero = jnp.zeros((), jnp.float32)
+    return _over_chunks(step, (zero, zero), chunk, hidden, targets, weights)[0]
+
+
+def _forward(z_loss, smoothing, chunk, hidden, head, targets, weights):
+    def step(carry, piece):
+        totals, head_gradient = carry
+        hidden, targets, weights = piece
+        score = lambda hidden, head: _chunk_totals(
+            z_loss, smoothing, hidden, head, targets, weights
+        )
+        (loss, plain), pullback = jax.vjp(score, hidden, head)
+        here, there = pullback((jnp.ones_like(loss), jnp.zeros_like(plain)))
+        totals = (totals[0] + loss, totals[1] + plain)
+        return (totals, jax.tree.map(jnp.add, head_gradient, there)), here
+
+    zero = jnp.zeros((), jnp.float32)
+    start = ((zero, zero), jax.tree.map(jnp.zeros_like, head))
+    (totals, head_gradient), pieces = _over_chunks(step, start, chunk, hidden, targets, weights)
+    hidden_gradient = jnp.moveaxis(pieces, 0, 1).reshape(hidden.shape)
+    return totals, (hidden_gradient, head_gradient)
+
+
+def _backward(z_loss, smoothing, chunk, saved, cotangents):
+    hidden_gradient, head_gradient = jax.tree.map(
+        lambda g: g * cotangents[0].astype(g.dtype), saved
+    )
+    return hidden_gradient, head_gradient, None, None
+
+
+_totals.defvjp(_forward, _backward)
+
+
+def _over_chunks(step, start, chunk, hidden, targets, weights):
+    """Scans `step` over pieces [B, chunk, ...] of the positions."""
+    pieces = tuple(
+        jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
+        for x in (hidden, targets, weights)
+    )
+    if pieces[1].shape[0] > 1:
+        return jax.lax.scan(step, start, pieces)
+    carry, out = step(start, jax.tree.map(lambda x: x[0], pieces))
+    return carry, None if out is None else out[None]

@@ -1,0 +1,64 @@
+"""Muon (Jordan et al., 2024): momentum, made orthogonal matrix by matrix."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+from optax import contrib
+
+from lm_research import tree
+from lm_research.optimizers.decay import UNDECAYED, decayed
+from lm_research.optimizers.schedule import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Muon(Schedule):
+    """Orthogonalised momentum for the matrices inside blocks, AdamW for everything else.
+
+    Attributes:
+      momentum: decay rate of the momentum.
+      rms: the root mean square of an update per unit of learning rate, that of AdamW's being about 0.2, so that
+        both share one learning rate (Liu et al., 2025).
+      b1, b2: of AdamW.
+      decay: weight decay, multiplied with the learning rate.
+      skip: parameters in whose names this regular expression is found do not decay.
+      matrices: parameters in whose names this is found are orthogonalised; stacked [L, in, ..., out, ...].
+    """
+
+    momentum: float = 0.95
+    rms: float = 0.2
+    b1: float = 0.9
+    b2: float = 0.95
+    decay: float = 0.1
+    skip: str = UNDECAYED
+    matrices: str = r"^stack/.*kernel"
+
+    def build(self, steps: int) -> optax.GradientTransformation:
+        """The transformation for a run of `steps` steps."""
+        rate = self.learning_rate(steps)
+        return self.clipped(
+            contrib.muon(
+                rate,
+                beta=self.momentum,
+                weight_decay=self.decay,
+                weight_decay_mask=decayed(self.skip),
+                adam_b1=self.b1,
+                adam_b2=self.b2,
+                adam_weight_decay=self.decay,
+                consistent_rms=self.rms,
+                muon_weight_dimension_numbers=self._dimensions,
+            )
+        )
+
+    def _dimensions(self, params: Any) -> Any:
+        """For each matrix, which axes are contracted with the input: after L, all but the last for `out`."""
+
+        def numbers(name: str, leaf: jax.Array, chosen: bool):
+            if not chosen:
+                return None
+            axes = tuple(range(1, leaf.ndim))
+            split = len(axes) - 1 if name.endswith("out/kernel") else 1
+            return contrib.MuonDimensionNumbers(axes[:split], axes[split:])
+
+        return tree.map_named(numbers, params, tree.matching(self.matrices, params))

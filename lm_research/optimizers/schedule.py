@@ -1,0 +1,56 @@
+"""How the learning rate moves over a run, and the clipping that every optimizer shares."""
+
+import dataclasses
+from typing import Literal
+
+import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """What every optimizer is configured with.
+
+    Attributes:
+      peak: the highest learning rate.
+      warmup: steps of linear growth from 0 to the peak.
+      shape: after warm-up: constant; linear or cosine decay to the end of the run; or `wsd`, constant and then a
+        linear decay over the last part (warmup-stable-decay, Hu et al., 2024).
+      final: the last learning rate, as a fraction of the peak.
+      cooldown: the part of the run over which `wsd` decays.
+      clip: the gradient's global norm is scaled down to this; None leaves it.
+    """
+
+    peak: float
+    warmup: int = 0
+    shape: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
+    final: float = 0.1
+    cooldown: float = 0.2
+    clip: float | None = 1.0
+
+    def learning_rate(self, steps: int) -> optax.Schedule:
+        """The learning rate as a function of the step, for a run of `steps` steps."""
+        peak, end, rest = self.peak, self.peak * self.final, max(1, steps - self.warmup)
+        if self.shape == "wsd":
+            decay = max(1, round(steps * self.cooldown))
+            start = max(0, steps - self.warmup - decay)
+            body = optax.linear_schedule(peak, end, decay, start)
+        else:
+            body = {
+                "constant": optax.constant_schedule(peak),
+                "linear": optax.linear_schedule(peak, end, rest),
+                "cosine": optax.cosine_decay_schedule(peak, rest, self.final),
+            }[self.shape]
+        if not self.warmup:
+            return body
+        # The first step already moves: nanoGPT's (step + 1) / (warmup + 1).
+        first = peak / (self.warmup + 1)
+        return optax.join_schedules(
+            [optax.linear_schedule(first, peak, self.warmup), body], [self.warmup]
+        )
+
+    def clipped(
+        self, *transformations: optax.GradientTransformation
+    ) -> optax.GradientTransformation:
+        """The transformations after clipping by global norm."""
+        clip = [] if self.clip is None else [optax.clip_by_global_norm(self.clip)]
+        return optax.chain(*clip, *transformations)

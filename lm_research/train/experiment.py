@@ -1,0 +1,185 @@
+"""`Experiment`: a config resolved into the objects that a run is made of."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import flax.linen as nn
+
+from lm_research import config, data, evals, layers, mesh, models, objectives, optimizers, weights
+from lm_research.errors import UserError
+from lm_research.train.checkpoint import Checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """How many examples a step sees, and how.
+
+    Attributes:
+      size: B, over all devices and processes.
+      microbatches: pieces whose gradients are added up; the result is the same, the memory less.
+      steps_per_dispatch: steps that the device makes per call from the host; the result is the same.
+    """
+
+    size: int
+    microbatches: int = 1
+    steps_per_dispatch: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Texts that a run writes as it goes.
+
+    Attributes:
+      every: steps between them; 0 writes none.
+      prompts: what to continue; an empty one starts a text.
+      length: new tokens.
+      temperature, top_p: how to draw them.
+    """
+
+    every: int = 0
+    prompts: tuple[str, ...] = ("",)
+    length: int = 100
+    temperature: float = 0.8
+    top_p: float | None = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Logging:
+    """What a run says of itself.
+
+    Attributes:
+      every: steps between rows of metrics.
+      tensorboard: whether rows go there, too.
+      samples: texts that it writes.
+    """
+
+    every: int = 10
+    tensorboard: bool = True
+    samples: Samples = Samples()
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that determines a run.
+
+    Attributes:
+      model: an unbound Linen module.
+      objective: makes examples and scores batches.
+      data: prepares text for training.
+      weights: what is trained.
+      optimizer: how.
+      evals: evaluators by name.
+      mesh: how devices share the work.
+      seed: of initial weights, data order and dropout.
+      steps: updates in all.
+      batch: examples per step.
+      init: a run or a Hugging Face directory to start from.
+      resume: whether a run with another config may be continued.
+      checkpoint: when to save and what to keep.
+      log: what to write.
+    """
+
+    model: nn.Module
+    objective: Any
+    data: Any
+    weights: Any
+    optimizer: Any
+    evals: Mapping[str, Any]
+    mesh: mesh.Mesh
+    seed: int
+    steps: int
+    batch: Batch
+    init: str | None
+    resume: Literal["same", "changed"]
+    checkpoint: Checkpoint
+    log: Logging
+
+    def __post_init__(self):
+        if self.batch.size % self.batch.microbatches:
+            raise UserError(
+                f"batch.size {self.batch.size} is not a multiple of "
+                f"batch.microbatches {self.batch.microbatches}"
+            )
+        context = getattr(self.model, "context", None)
+        if context is not None and self.objective.length > context:
+            raise UserError(
+                f"objective.length {self.objective.length} is more than the {context} positions "
+                "that the model has (model.context)"
+            )
+
+
+# Sections of one kind need not name it.
+KINDS = {"mesh": "Mesh", "batch": "Batch", "checkpoint": "Checkpoint", "log": "Logging"}
+
+# What may change when a run is continued: none of it changes what is computed.
+FREE = ("resume", "log", "checkpoint", "evals", "mesh", "batch.steps_per_dispatch")
+
+CONTENTS = {
+    name: getattr(package, name)
+    for package in (layers, data, models, objectives, optimizers, weights, evals)
+    for name in package.__all__
+    if name[0].isupper()
+} | {thing.__name__: thing for thing in (mesh.Mesh, Batch, Samples, Logging, Checkpoint)}
+
+
+def completed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A plain config with every top-level key present and every section naming its kind.
+
+    Raises:
+      UserError: a key is unknown or missing.
+    """
+    given = config.plain(given)
+    for name in given:
+        config.known(name, config.TOP, "config section")
+    missing = [name for name in config.TOP if name not in given and name not in ("init", "resume")]
+    if missing:
+        raise UserError(f"the config lacks {', '.join(missing)}")
+    result = {"init": None, "resume": "same", **given}
+    for name, kind in KINDS.items():
+        result[name] = {"kind": kind, **result[name]}
+    if "samples" in result["log"]:
+        result["log"]["samples"] = {"kind": "Samples", **result["log"]["samples"]}
+    return drop_unset(result)
+
+
+def drop_unset(section: Any) -> Any:
+    """A section without its unset placeholders: their defaults hold."""
+    if not isinstance(section, dict) or "kind" not in section:
+        return (
+            {k: drop_unset(v) for k, v in section.items()} if isinstance(section, dict) else section
+        )
+    return {k: drop_unset(v) for k, v in section.items() if v is not None}
+
+
+def part(given: Mapping[str, Any], name: str) -> Any:
+    """The object that section `name` of a completed config names."""
+    return config.build(given[name], CONTENTS, name)
+
+
+def experiment(given: Mapping[str, Any]) -> Experiment:
+    """A completed config, vocabulary included, as objects.
+
+    Raises:
+      UserError: anything that the config cannot mean.
+    """
+    hints = {field.name: field.type for field in dataclasses.fields(Experiment)}
+    built = {name: part(given, name) for name in config.TOP}
+    for name in ("seed", "steps", "init", "resume"):
+        config.checked(built[name], hints[name], name)
+    for name in ("seed", "steps"):
+        if built[name] < 0:
+            raise UserError(f"{name} is {built[name]}; it takes a number from 0 on")
+    return Experiment(**built)
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Lines for what differs between two resolved configs and makes them different runs."""
+    lines = config.differences(old, new)
+    return [line for line in lines if not line.split(":")[0].startswith(FREE)]
+
+
+def tokenizer_directory(workdir: Path) -> Path:
+    """Where a run keeps its tokenizer."""
+    return workdir / "tokenizer"

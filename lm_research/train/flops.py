@@ -1,0 +1,50 @@
+"""FLOPs per token and peak FLOP/s, with the convention stated."""
+
+import re
+from typing import Any
+
+import jax
+
+from lm_research import tree
+
+CONVENTION = (
+    "forward and backward: 6 per parameter that multiplies (all products, the vocabulary head included, embedding "
+    "lookups not) plus 12 L N H T for attention scores and values, without a discount for causality "
+    "(Chowdhery et al., 2022, appendix B)"
+)
+
+# Dense bfloat16 peak of one device, in FLOP/s, from the makers' data sheets.
+PEAK = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L4": 121e12,
+    "V100": 125e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
+
+
+def flops_per_token(params: Any, length: int, tied: bool) -> float:
+    """FLOPs that training spends on one token in a sequence of `length`.
+
+    Args:
+      params: parameters or their shapes; stacked kernels are [L, ...].
+      length: T.
+      tied: whether the embedding table is the vocabulary head, too.
+    """
+    leaves = tree.named_leaves(params)
+    head = r"embedding/table$" if tied else r"head/table$"
+    multiplying = sum(w.size for n, w in leaves.items() if re.search(rf"kernel$|{head}", n))
+    queries = sum(w.size // w.shape[1] for n, w in leaves.items() if n.endswith("query/kernel"))
+    return 6 * multiplying + 12 * queries * length  # queries: L N H
+
+
+def peak_flops() -> float | None:
+    """Dense bfloat16 peak of all devices together; None on hardware that is not in the table."""
+    kind = jax.devices()[0].device_kind
+    peaks = [peak for name, peak in PEAK.items() if name in kind]
+    return peaks[0] * jax.device_count() if peaks else None

@@ -1,0 +1,179 @@
+"""What a run tells while it goes on, one dispatch late, so that the device never waits for the host."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from lm_research import log, mesh, tree
+from lm_research.errors import Stopped
+from lm_research.infer.decode import generate
+from lm_research.infer.sample import Sampler
+from lm_research.train.experiment import Experiment
+from lm_research.train.flops import CONVENTION, flops_per_token, peak_flops
+from lm_research.train.step import State
+
+T = TypeVar("T")
+
+
+class Dispatch(NamedTuple):
+    """Steps that the device was given and whose numbers nobody has read yet."""
+
+    last: int
+    indices: np.ndarray  # [steps, B]
+    numbers: dict[str, jax.Array]  # [steps] each
+
+
+class Journal:
+    """Rows of metrics, the progress bar, samples, facts and the page of one run."""
+
+    def __init__(self, x: Experiment, state: State, workdir: Path, data: Any, checkpoints: Any):
+        self.x, self.workdir, self.data, self.checkpoints = x, workdir, data, checkpoints
+        self.pending: Dispatch | None = None
+        self.waited, self.read_at = 0.0, time.monotonic()
+        self.held_out: dict[str, float] = {}
+        params = jax.eval_shape(x.weights.join, state.trained, state.held)
+        self.tokens_per_step = x.batch.size * x.objective.length
+        tied = getattr(x.model, "tied", True)
+        self.flops = flops_per_token(params, x.objective.length, tied)
+        self.peak = peak_flops()
+        self.first = int(state.step)
+        self.log = log.Log(workdir, x.log.tensorboard)
+        self.log.resume(self.first)
+        self.progress = log.Progress(x.steps, self.first, self.tokens_per_step)
+        self._facts(params, tree.count(state.trained))
+
+    def _facts(self, params: Any, trained: int) -> None:
+        sizes = dict(jax.sharding.get_mesh().shape)
+        letters = set("BT") | {
+            letter
+            for box in jax.tree.leaves(_boxed(self.x), is_leaf=tree.boxed)
+            for letter in getattr(box, "names", ())
+        }
+        log.note(
+            data=self.data.facts,
+            parameters=tree.count(params),
+            trained_parameters=trained,
+            flops_per_token=self.flops,
+            flops_convention=CONVENTION,
+            devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            backend=jax.default_backend(),
+            mesh=sizes,
+            unused_sharding_rules=self.x.mesh.unused(letters, sizes),
+            mfu="of the dense bfloat16 peak"
+            if self.peak
+            else "not given: this device has no published peak",
+        )
+        log.write_facts(self.workdir)
+        start = f"going on at step {self.first}" if self.first else f"{self.x.steps:,} steps"
+        self.progress.print(
+            f"{tree.count(params):,} parameters, {trained:,} of them trained, "
+            f"on {self.data.facts['train_tokens']:,} tokens; {start}"
+        )
+
+    def timed(self, wait: Callable[[], T]) -> T:
+        """What `wait` returns; its time counts as waiting for data."""
+        before = time.monotonic()
+        result = wait()
+        self.waited += time.monotonic() - before
+        return result
+
+    def follow(self, last: int, indices: np.ndarray, numbers: dict[str, jax.Array]) -> None:
+        """Takes note of a dispatch that ends at step `last`, and reads the one before it."""
+        previous, self.pending = self.pending, Dispatch(last, indices, numbers)
+        if previous is not None:
+            self._read(previous)
+
+    def flush(self) -> None:
+        """Reads what is pending; from here on the state is known to be finite."""
+        if self.pending is not None:
+            previous, self.pending = self.pending, None
+            self._read(previous)
+
+    def _read(self, dispatch: Dispatch) -> None:
+        numbers = {name: np.asarray(values) for name, values in dispatch.numbers.items()}
+        count = len(dispatch.indices)
+        now = time.monotonic()
+        seconds, self.read_at = now - self.read_at, now
+        rate = count * self.tokens_per_step / seconds
+        speed = {"tokens_per_second": rate, "flops_per_second": rate * self.flops}
+        speed["data_wait"] = min(1.0, self.waited / seconds)
+        if self.peak:
+            speed["mfu"] = rate * self.flops / self.peak
+        self.waited = 0.0
+        for i in range(count):
+            step = dispatch.last - count + i + 1
+            row = {name: float(values[i]) for name, values in numbers.items()}
+            if not math.isfinite(row["loss"]) or not math.isfinite(row["gradient_norm"]):
+                self.log.write(step, row)
+                raise Stopped(self._diverged(step, row, dispatch.indices[i]))
+            if step % self.x.log.every == 0 or step in (1, self.x.steps):
+                self.log.write(step, row | speed)
+        self.progress.update(dispatch.last, row["loss"], speed["data_wait"])
+
+    def _diverged(self, step: int, row: dict[str, float], indices: np.ndarray) -> str:
+        return (
+            f"at step {step} the loss is {row['loss']} and the gradient's norm "
+            f"{row['gradient_norm']}, on the examples with indices {indices.tolist()}; "
+            f"{self.checkpoints.last_good()}"
+        )
+
+    def evaluated(self, step: int, name: str, numbers: dict[str, float]) -> None:
+        """Records what an evaluator found."""
+        self.held_out = numbers
+        self.log.write(step, {f"{name}/{key}": value for key, value in numbers.items()}, "eval")
+        found = ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in numbers.items())
+        self.progress.print(f"step {step}: {name} {found}")
+        self.read_at = time.monotonic()  # evaluation is not part of the next dispatch's time
+
+    def sampled(self, step: int, params: Any) -> None:
+        """Continues the prompts and appends the texts to samples.md."""
+        settings, tokenizer = self.x.log.samples, self.data.tokenizer
+        prompts = [tokenizer.prompt(text) for text in settings.prompts]
+        results = generate(
+            self.x.model,
+            params,
+            prompts,
+            sampler=Sampler(settings.temperature, top_p=settings.top_p),
+            length=settings.length,
+            seed=self.x.seed,
+            eos=tokenizer.eos,
+        )
+        with (self.workdir / "samples.md").open("a") as file:
+            for text, result in zip(settings.prompts, results):
+                file.write(f"## step {step}\n\n**{text}**{tokenizer.decode(result.tokens)}\n\n")
+        first = " ".join((settings.prompts[0] + tokenizer.decode(results[0].tokens)).split())
+        self.progress.print(f"step {step}: sample: {first[:160]}")
+        self.read_at = time.monotonic()
+
+    def close(self, step: int) -> None:
+        """Writes the page and says what to type next."""
+        self.log.close()
+        self.progress.close()
+        log.write_facts(self.workdir)
+        log.report(self.workdir)
+        facts = self.data.facts
+        if "bits_per_byte" in self.held_out and "gzip_bits_per_byte" in facts:
+            print(
+                f"held-out bits per byte: {self.held_out['bits_per_byte']:.3f} "
+                f"(gzip -9 {facts['gzip_bits_per_byte']:.3f}, xz -9 {facts['xz_bits_per_byte']:.3f})"
+            )
+        print(f"page: {self.workdir}/report.html   texts: {self.workdir}/samples.md")
+        command = "python -m lm_research"
+        if step < self.x.steps:
+            print(f"stopped at step {step} of {self.x.steps}; the same command goes on from there")
+        else:
+            print(
+                f"next: {command} generate --checkpoint={self.workdir} --prompt='...'   "
+                f"or: {command} evaluate --checkpoint={self.workdir}   "
+                "(the same train command resumes where it was stopped)"
+            )
+
+
+def _boxed(x: Experiment) -> Any:
+    tokens = jax.ShapeDtypeStruct((1, 2), "int32")
+    return jax.eval_shape(x.model.init, jax.random.key(0), tokens)["params"]

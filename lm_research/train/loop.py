@@ -1,0 +1,184 @@
+"""The training loop, from a config to a finished run: data, step, log, evaluate, save."""
+
+import functools
+import json
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_research import config, log, mesh
+from lm_research.data import pipeline
+from lm_research.errors import UserError
+from lm_research.optimizers.averaged import evaluated
+from lm_research.train import restore
+from lm_research.train.experiment import Experiment, changed, completed, experiment, part
+from lm_research.train.journal import Journal
+from lm_research.train.step import State, Trainer, train_steps
+
+RESUME = 75  # exit status of a run that was told to stop and can go on: EX_TEMPFAIL
+
+
+def train(given: Mapping[str, Any], workdir: Path) -> int:
+    """Runs the experiment that a config declares, or what is left of it.
+
+    Args:
+      given: the config.
+      workdir: where the run keeps everything; a run that is there already goes on.
+
+    Returns:
+      The exit status: 0, or `RESUME` after SIGTERM or SIGINT.
+
+    Raises:
+      UserError: anything that the config, its files or the machine cannot do.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    resolved, data = prepare(given, workdir)
+    x = experiment(resolved)
+    claim(workdir, resolved)
+    with x.mesh.activate(), Interruption() as interruption:
+        mesh.check_batch(x.batch.size // x.batch.microbatches, "batch.size / batch.microbatches")
+        trainer = Trainer.of(x)
+        checkpoints = x.checkpoint.open(workdir / "checkpoints")
+        state, position = start(trainer, checkpoints)
+        step = int(state.step)
+        journal = Journal(x, state, workdir, data, checkpoints)
+        evaluators = {name: e.bind(x.objective, data, x.batch.size) for name, e in x.evals.items()}
+        dispatch = jax.jit(functools.partial(train_steps, trainer), donate_argnums=0)
+        stream = pipeline.batches(
+            data.train,
+            x.objective,
+            seed=x.seed,
+            size=x.batch.size,
+            start=position,
+            shuffle=x.data.shuffle,
+            processes=(jax.process_index(), jax.process_count()),
+        )
+        while step < x.steps and not interruption.asked:
+            count = next_event(x, step) - step
+            indices, batches = journal.timed(lambda: draw(stream, count))
+            state, numbers = dispatch(state, mesh.place(batches, leading=1))
+            step, position = step + count, position + count * x.batch.size
+            journal.follow(step, indices, numbers)
+            for name, evaluator in x.evals.items():
+                if due(step, evaluator.every, x.steps):
+                    journal.flush()
+                    journal.evaluated(step, name, evaluators[name](x.model, params_of(x, state)))
+            if x.log.samples.every and due(step, x.log.samples.every, x.steps):
+                journal.flush()
+                journal.sampled(step, params_of(x, state))
+            if checkpoints.due(step) or step == x.steps:
+                journal.flush()
+                checkpoints.save(step, state, position)
+        journal.flush()
+        if interruption.asked and step < x.steps:
+            checkpoints.save(step, state, position)
+        checkpoints.close()
+        journal.close(step)
+    return RESUME if step < x.steps else 0
+
+
+def prepare(given: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], Any]:
+    """The config with everything that data and `init` decide filled in, and the prepared data."""
+    resolved = completed(given)
+    if resolved["init"]:
+        source = Path(resolved["init"])
+        asked, found = resolved["model"], restore.section(source)
+        kept = {name: asked[name] for name in restore.EXECUTION if name in asked}
+        resolved["model"] = {**found, **kept}
+        log.note(model_from_init=config.differences(asked, resolved["model"]))
+        if restore.has_tokenizer(source):
+            resolved["data"]["tokenizer"] = {
+                "kind": "Pretrained",
+                "path": str(restore.tokenizer_directory(source)),
+            }
+    objective = part(resolved, "objective")
+    data = part(resolved, "data").prepare(workdir / "data", objective.length)
+    data.tokenizer.save(workdir / "tokenizer")
+    vocab = resolved["model"].setdefault("vocab", data.tokenizer.vocab)
+    if vocab < data.tokenizer.vocab:
+        raise UserError(
+            f"model.vocab is {vocab}, and the tokenizer has {data.tokenizer.vocab} tokens"
+        )
+    return resolved, data
+
+
+def claim(workdir: Path, resolved: Mapping[str, Any]) -> None:
+    """Makes the workdir this run's: writes its config there, unless another run's is.
+
+    Raises:
+      UserError: the workdir holds a run with another config.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        lines = changed(json.loads(path.read_text()), resolved)
+        if lines and resolved["resume"] != "changed":
+            raise UserError(
+                f"{workdir} holds a run with another config ({'; '.join(lines)}); give a new "
+                "--workdir, or --config.resume=changed to go on with the new config"
+            )
+        if lines:
+            log.note(config_changed=lines)
+    log.write_text(path, json.dumps(resolved, indent=2) + "\n")
+
+
+def start(trainer: Trainer, checkpoints: Any) -> tuple[State, int]:
+    """The newest good state and its position in the data, or the first."""
+    restored = checkpoints.restore(trainer.abstract())
+    if restored is not None:
+        state, meta = restored
+        return state, int(meta["position"])
+    init = trainer.experiment.init
+    return trainer.init(restore.params(Path(init), trainer.experiment.model) if init else None), 0
+
+
+def draw(stream: Any, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The next batches, stacked: indices [count, B] and arrays [count, B, ...]."""
+    drawn = [next(stream) for _ in range(count)]
+    indices = np.stack([indices for indices, _ in drawn])
+    return indices, jax.tree.map(lambda *rows: np.stack(rows), *(batch for _, batch in drawn))
+
+
+def params_of(x: Experiment, state: State) -> Any:
+    """The parameters to evaluate."""
+    return x.weights.join(evaluated(state.trained, state.optimizer), state.held)
+
+
+def due(step: int, every: int, steps: int) -> bool:
+    """Whether something that happens every so many steps, and at the end, happens now."""
+    return step % every == 0 or step == steps
+
+
+def next_event(x: Experiment, step: int) -> int:
+    """The step at which the host next has something to do.
+
+    It depends on the step alone, so a run that was stopped makes the same dispatches as one that was not.
+    """
+    every = [x.batch.steps_per_dispatch, x.checkpoint.every, x.log.samples.every]
+    every += [evaluator.every for evaluator in x.evals.values()]
+    return min(x.steps, *(step - step % n + n for n in every if n))
+
+
+class Interruption:
+    """SIGTERM and SIGINT ask the loop to save and stop; a second one stops at once."""
+
+    def __init__(self):
+        self.asked = False
+        self._previous = {}
+
+    def __enter__(self) -> "Interruption":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number, frame) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
