@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lm_research.errors import UserError
+from lm_research.tree import unboxed
 
 Rules = tuple[tuple[str, str | tuple[str, ...]], ...]
 
@@ -88,8 +89,17 @@ def shardings(tree: Any) -> Any:
     mesh = jax.sharding.get_mesh()
     spec = nn.get_partition_spec(tree)
     result = nn.logical_to_mesh_sharding(spec, mesh, nn.get_logical_axis_rules())
-    jax.tree_util.tree_map_with_path(_check_divides, nn.unbox(tree), spec, result)
+    jax.tree_util.tree_map_with_path(_check_divides, unboxed(tree), spec, result)
     return result
+
+
+def placed_shapes(tree: Any) -> Any:
+    """A tree of shapes with named axes as plain shapes with their shardings on the current mesh."""
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        unboxed(tree),
+        shardings(tree),
+    )
 
 
 def _check_divides(path, leaf, letters, sharding) -> None:

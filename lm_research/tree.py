@@ -15,6 +15,14 @@ def boxed(leaf: Any) -> bool:
     return isinstance(leaf, nn.meta.AxisMetadata)
 
 
+def unboxed(tree: Tree) -> Tree:
+    """Parameters, or their shapes, without the names of their axes.
+
+    `nn.unbox` would also constrain their sharding, which shapes do not take.
+    """
+    return jax.tree.map(lambda leaf: leaf.value if boxed(leaf) else leaf, tree, is_leaf=boxed)
+
+
 def path_name(path: tuple) -> str:
     """A key path as `stack/blocks/attention/query/kernel`."""
     return "/".join(
@@ -45,4 +53,4 @@ def matching(pattern: str, tree: Tree) -> Tree:
 
 def count(tree: Tree) -> int:
     """Number of parameters."""
-    return sum(leaf.size for leaf in jax.tree.leaves(nn.unbox(tree)))
+    return sum(leaf.size for leaf in jax.tree.leaves(unboxed(tree)))

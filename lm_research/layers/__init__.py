@@ -13,7 +13,7 @@ G, the group of query heads that share a key-value head (N = K G), appears insid
 from lm_research.layers.attention import Attention, head_norm
 from lm_research.layers.cache import KeyValue
 from lm_research.layers.dropout import Dropout
-from lm_research.layers.einsum import Einsum, activation_dtype, product, shard
+from lm_research.layers.einsum import Einsum, stream_dtype, product, shard
 from lm_research.layers.kernels import attend
 from lm_research.layers.mask import EMPTY, Mask
 from lm_research.layers.mlp import ACTIVATIONS, MLP, GatedMLP
@@ -46,7 +46,7 @@ __all__ = [
     "Rotary",
     "Sinusoidal",
     "Stack",
-    "activation_dtype",
+    "stream_dtype",
     "attend",
     "head_norm",
     "product",

@@ -1,12 +1,14 @@
 """`Einsum`: every matrix in the library is one of these, and its equation names its sharding."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 Array = jax.Array
 Initializer = Callable[..., Array]
@@ -59,51 +61,67 @@ def fan_in(axes: str, result: str) -> Initializer:
     return nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", contracted, kept)
 
 
-def product(equation: str, x: Array, kernel: Array, dtype: Any) -> Array:
-    """`einsum(equation, x, kernel)` with operands in `dtype` and sums in float32.
+def product(equation: str, x: Array, kernel: Array, dtype: Any, result: Any = None) -> Array:
+    """`einsum(equation, x, kernel)` with operands in `dtype`, sums in float32, and a result in `result` or `dtype`."""
+    result = result or dtype
+    if dtype == jnp.bfloat16 and one_cpu():
+        return _bfloat16_product(equation, x.astype(dtype), kernel).astype(result)
+    x, kernel = x.astype(dtype), kernel.astype(dtype)
+    return jnp.einsum(equation, x, kernel, preferred_element_type=result)
 
-    The result is in `dtype`, but on CPU in float32: there, XLA multiplies bfloat16 fast only into float32, and every
-    elementwise operation in bfloat16 is a float32 one between two conversions.
+
+def stream_dtype(dtype: Any) -> Any:
+    """What the residual stream is stored in, between products whose operands are in `dtype`.
+
+    On CPU float32: sums in bfloat16 are no faster there.
     """
-    if dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
-        return _bfloat16_product(equation, x, kernel)
-    return jnp.einsum(equation, x.astype(dtype), kernel.astype(dtype))
-
-
-def activation_dtype(dtype: Any) -> Any:
-    """What activations are stored in between products whose operands are in `dtype`."""
     return jnp.float32 if jax.default_backend() == "cpu" else dtype
+
+
+def one_cpu() -> bool:
+    """Whether the program being traced runs on one CPU device, whose bfloat16 products want care."""
+    return jax.default_backend() == "cpu" and jax.sharding.get_abstract_mesh().size <= 1
+
+
+def row_major(x: Array) -> Array:
+    """x, laid out in memory with its last axis contiguous.
+
+    XLA's CPU backend multiplies bfloat16 at twice the speed of float32 where operands are row-major in the forms NN or
+    NT and the result is float32; to anything else it gives float32 copies. A transpose alone is a change of layout,
+    which those products refuse, even behind an optimization barrier.
+    """
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _bfloat16_product(equation: str, x: Array, kernel: Array) -> Array:
-    return _sums(equation, x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    return _forward(equation, x, kernel)[0]
 
 
 def _forward(equation, x, kernel):
-    x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-    return _sums(equation, x, kernel), (x, kernel)
+    kernel = kernel.astype(jnp.bfloat16)
+    return sums(equation, x, kernel), (x, kernel)
 
 
 def _backward(equation, saved, gradient):
     x, kernel = saved
     x_letters, axes, result = letters(equation)
     gradient = gradient.astype(jnp.bfloat16)
-    # Explicit transposes: XLA:CPU multiplies bfloat16 fast only in the layouts NN and NT, and would
-    # fold a plain transpose back into the product.
     rows = "".join(axis for axis in x_letters if axis not in axes)
-    columns = "".join(axis for axis in x_letters if axis in axes)
-    transposed = jax.lax.optimization_barrier(
-        jnp.transpose(x, [x_letters.index(axis) for axis in columns + rows])
-    )
-    return (
-        _sums(f"{result},{axes}->{x_letters}", gradient, kernel),
-        _sums(f"{columns + rows},{result}->{axes}", transposed, gradient),
-    )
+    kept = "".join(axis for axis in axes if axis in result)
+    columns = "".join(axis for axis in axes if axis not in result)
+    # The kernel's gradient begins with the axes that the kernel begins with: one operand is transposed, as a matrix.
+    left, right, first = (x, gradient, columns) if axes.startswith(columns) else (gradient, x, kept)
+    count = math.prod(left.shape[: len(rows)])
+    left = row_major(left.reshape(count, -1).T)
+    kernel_gradient = sums("MR,RN->MN", left, right.reshape(count, -1)).reshape(kernel.shape)
+    return sums(f"{result},{axes}->{x_letters}", gradient, kernel).astype(x.dtype), kernel_gradient
 
 
-def _sums(equation: str, x: Array, y: Array) -> Array:
-    return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
+def sums(equation: str, x: Array, y: Array) -> Array:
+    """`einsum(equation, x, y)` on one CPU, with float32 sums; a result that were transposed later would be no product
+    that the backend knows."""
+    return row_major(jnp.einsum(equation, x, y, preferred_element_type=jnp.float32))
 
 
 _bfloat16_product.defvjp(_forward, _backward)

@@ -11,14 +11,13 @@ from jax.sharding import PartitionSpec
 
 from lm_research import log
 from lm_research.errors import UserError
-from lm_research.layers.mask import Mask
+from lm_research.layers.blocked import blocked
+from lm_research.layers.einsum import one_cpu
+from lm_research.layers.mask import FAR, Mask
 from lm_research.layers.position import Bias
 
 Array = jax.Array
 Kernel = Literal["auto", "xla", "cudnn", "splash"]
-
-FAR = -1e30  # a score that no softmax sees; finite, so that a row that may see nothing is not NaN
-
 
 def attend(
     query: Array,  # [B, T, N, H]
@@ -71,6 +70,9 @@ def slots(array: Array) -> Array:
 def _xla(query, key, value, mask, order, bias, scale, soft_cap, dtype):
     B, T, N, H = query.shape
     S, K = key.shape[1:3]
+    plain = order is None and bias is None and soft_cap is None
+    if plain and mask.in_blocks and T > 1 and one_cpu():
+        return blocked(query * scale, key, value, mask, dtype)
     orders = order or (slots(query), slots(key))
     precise = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     query = (query * scale).astype(dtype).reshape(B, T, K, N // K, H)
@@ -82,7 +84,7 @@ def _xla(query, key, value, mask, order, bias, scale, soft_cap, dtype):
     scores = jnp.where(mask.dense(*orders)[:, :, None], scores, FAR)
     weights = jax.nn.softmax(scores, -1)
     result = precise("BKGTS,BSKH->BTKGH", weights.astype(dtype), value.astype(dtype))
-    return result.reshape(B, T, N, H)
+    return result.reshape(B, T, N, H).astype(dtype)
 
 
 def _why_not_cudnn(query, bias, soft_cap, dtype) -> str:

@@ -9,6 +9,7 @@ Array = jax.Array
 EMPTY = jnp.iinfo(
     jnp.int32
 ).max  # the position of a cache slot, or of padding, that nobody may attend to
+FAR = -1e30  # a score that no softmax sees; finite, so that a row that may see nothing is not NaN
 
 
 @struct.dataclass
@@ -36,6 +37,11 @@ class Mask:
     def static(self) -> bool:
         """Whether it depends on orders alone."""
         return self.prefix is None and self.segments is None and self.allowed is None
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether it is causal, perhaps within segments: a block of queries needs only the keys before it."""
+        return self.causal and self.window is None and self.prefix is None and self.allowed is None
 
     def dense(self, query: Array, key: Array) -> Array:  # [B, T], [B, S] -> [B, 1, T, S]
         """True where attention is allowed, for the given orders of queries and keys."""

@@ -32,7 +32,7 @@ class Head:
 
     def __call__(self, hidden: Array) -> Array:  # [B, T, D] -> [B, T, V]
         """Logits in float32."""
-        logits = product("BTD,VD->BTV", hidden, self.kernel, self.dtype).astype(jnp.float32)
+        logits = product("BTD,VD->BTV", hidden, self.kernel, self.dtype, jnp.float32)
         return nn.with_logical_constraint(self.finished(logits), ("B", "T", "V"))
 
     def finished(self, logits: Array) -> Array:

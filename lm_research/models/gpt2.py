@@ -1,7 +1,8 @@
 """GPT-2 (Radford et al., 2019): learned positions, LayerNorm before each part, GELU, tied head."""
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import flax.linen as nn
 
@@ -9,6 +10,7 @@ from lm_research.layers import MLP, Attention, Block, LayerNorm, Learned, Stack
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
+from lm_research.models.family import Family, Row, our_activation, their_activation
 from lm_research.models.transformer import Transformer
 
 SIZES = {  # width, layers, heads
@@ -78,3 +80,98 @@ def GPT2(
         deviation=deviation,
         dtype=dtype,
     )
+
+
+def _section(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": "GPT2",
+        "vocab": config["vocab_size"],
+        "width": config["n_embd"],
+        "layers": config["n_layer"],
+        "heads": config["n_head"],
+        "context": config["n_positions"],
+        "hidden": config["n_inner"] or 4 * config["n_embd"],
+        "activation": our_activation(config["activation_function"]),
+        "tied": config["tie_word_embeddings"],
+        "epsilon": config["layer_norm_epsilon"],
+    }
+
+
+def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "vocab_size": sizes["V"],
+        "n_embd": sizes["D"],
+        "n_layer": sizes["L"],
+        "n_head": sizes["N"],
+        "n_positions": sizes["T"],
+        "n_inner": sizes["F"],
+        "activation_function": their_activation(section["activation"]),
+        "tie_word_embeddings": section["tied"],
+        "layer_norm_epsilon": section["epsilon"],
+        "embd_pdrop": section["dropout"],
+        "resid_pdrop": section["dropout"],
+        "attn_pdrop": 0.0,
+        "initializer_range": section["deviation"],
+    }
+
+
+ROWS = (
+    Row("embedding/table", "transformer.wte.weight", "VD"),
+    Row("position/table", "transformer.wpe.weight", "TD"),
+    Row("stack/blocks/attention_norm/scale", "transformer.h.{L}.ln_1.weight", "D"),
+    Row("stack/blocks/attention_norm/bias", "transformer.h.{L}.ln_1.bias", "D"),
+    Row("stack/blocks/attention/query/kernel", "transformer.h.{L}.attn.c_attn.weight", "D+(NH)"),
+    Row("stack/blocks/attention/key/kernel", "transformer.h.{L}.attn.c_attn.weight", "D+(KH)"),
+    Row("stack/blocks/attention/value/kernel", "transformer.h.{L}.attn.c_attn.weight", "D+(KH)"),
+    Row("stack/blocks/attention/query/bias", "transformer.h.{L}.attn.c_attn.bias", "+(NH)"),
+    Row("stack/blocks/attention/key/bias", "transformer.h.{L}.attn.c_attn.bias", "+(KH)"),
+    Row("stack/blocks/attention/value/bias", "transformer.h.{L}.attn.c_attn.bias", "+(KH)"),
+    Row("stack/blocks/attention/out/kernel", "transformer.h.{L}.attn.c_proj.weight", "(NH)D"),
+    Row("stack/blocks/attention/out/bias", "transformer.h.{L}.attn.c_proj.bias", "D"),
+    Row("stack/blocks/mlp_norm/scale", "transformer.h.{L}.ln_2.weight", "D"),
+    Row("stack/blocks/mlp_norm/bias", "transformer.h.{L}.ln_2.bias", "D"),
+    Row("stack/blocks/mlp/up/kernel", "transformer.h.{L}.mlp.c_fc.weight", "DF"),
+    Row("stack/blocks/mlp/up/bias", "transformer.h.{L}.mlp.c_fc.bias", "F"),
+    Row("stack/blocks/mlp/down/kernel", "transformer.h.{L}.mlp.c_proj.weight", "FD"),
+    Row("stack/blocks/mlp/down/bias", "transformer.h.{L}.mlp.c_proj.bias", "D"),
+    Row("norm/scale", "transformer.ln_f.weight", "D"),
+    Row("norm/bias", "transformer.ln_f.bias", "D"),
+    Row("head/table", "lm_head.weight", "VD", tied="embedding/table"),
+)
+
+FAMILIES = (
+    Family(
+        kind="GPT2",
+        model_type="gpt2",
+        architecture="GPT2LMHeadModel",
+        rows=ROWS,
+        section=_section,
+        config=_config,
+        defaults={
+            "vocab_size": 50257,
+            "n_embd": 768,
+            "n_layer": 12,
+            "n_head": 12,
+            "n_positions": 1024,
+            "n_inner": None,
+            "activation_function": "gelu_new",
+            "tie_word_embeddings": True,
+            "layer_norm_epsilon": 1e-5,
+        },
+        fixed={
+            "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False,
+            "add_cross_attention": False,
+        },
+        # The order in which attention multiplies its scale in 16 bits; the initial weights;
+        # dropout, a choice of training; an older name of n_positions; other architectures' heads.
+        inert=(
+            *("reorder_and_upcast_attn", "initializer_range"),
+            *("embd_pdrop", "resid_pdrop", "attn_pdrop"),
+            *("n_ctx", "summary_activation", "summary_first_dropout", "summary_proj_to_labels"),
+            *("summary_type", "summary_use_proj"),
+        ),
+        prefix="transformer.",
+        buffers=(r"h\.\d+\.attn\.(masked_)?bias",),  # the causal mask, in older files
+    ),
+)

@@ -16,8 +16,8 @@ from lm_research.layers import (
     RelativeBias,
     Sinusoidal,
     Stack,
-    activation_dtype,
     shard,
+    stream_dtype,
     tap,
 )
 
@@ -102,7 +102,7 @@ class Transformer(nn.Module):
             x = x + self.position(position, self.width)
         elif self.position is not None:
             bias = self.position()
-        x = Dropout(self.dropout)(x.astype(activation_dtype(self.dtype)))
+        x = Dropout(self.dropout)(x.astype(stream_dtype(self.dtype)))
         x = tap(self, "embedded", shard(x, ("B", "T", "D")))
         x, cache = self.stack(x, cache, position, mask, bias, memory, memory_mask)
         if self.norm is not None:

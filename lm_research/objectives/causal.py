@@ -33,15 +33,18 @@ class Causal:
     ) -> dict[str, np.ndarray]:
         """A window of T + 1 tokens as T inputs and the T tokens that follow them.
 
-        The first token of a document is not predicted from the document before it.
+        Where documents are separate, each begins with the token that ends the one before it, so that every token is
+        predicted from its own document alone.
         """
         del rng
-        tokens, weights = record["tokens"], record["weights"][1:]
-        example = {"tokens": tokens[:-1], "targets": tokens[1:], "weights": weights}
+        tokens = record["tokens"]
+        example = {
+            "tokens": tokens[:-1],
+            "targets": tokens[1:],
+            "weights": record["weights"][1:],
+        }
         if "segments" in record:
-            segments = record["segments"]
-            example["weights"] = weights * (segments[1:] == segments[:-1])
-            example["segments"] = segments[:-1]
+            example["segments"] = record["segments"][:-1]
             example["position"] = record["position"][:-1]
         return example
 

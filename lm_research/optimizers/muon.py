@@ -36,19 +36,18 @@ class Muon(Schedule):
 
     def build(self, steps: int) -> optax.GradientTransformation:
         """The transformation for a run of `steps` steps."""
-        rate = self.learning_rate(steps)
+        # At a learning rate of 1 and without decay: optax would decay embeddings and norms as well.
+        direction = contrib.muon(
+            1.0,
+            beta=self.momentum,
+            adam_b1=self.b1,
+            adam_b2=self.b2,
+            consistent_rms=self.rms,
+            muon_weight_dimension_numbers=self._dimensions,
+        )
+        decay = optax.add_decayed_weights(-self.decay, decayed(self.skip))
         return self.clipped(
-            contrib.muon(
-                rate,
-                beta=self.momentum,
-                weight_decay=self.decay,
-                weight_decay_mask=decayed(self.skip),
-                adam_b1=self.b1,
-                adam_b2=self.b2,
-                adam_weight_decay=self.decay,
-                consistent_rms=self.rms,
-                muon_weight_dimension_numbers=self._dimensions,
-            )
+            direction, decay, optax.scale_by_schedule(self.learning_rate(steps))
         )
 
     def _dimensions(self, params: Any) -> Any:

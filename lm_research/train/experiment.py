@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -178,8 +177,3 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines for what differs between two resolved configs and makes them different runs."""
     lines = config.differences(old, new)
     return [line for line in lines if not line.split(":")[0].startswith(FREE)]
-
-
-def tokenizer_directory(workdir: Path) -> Path:
-    """Where a run keeps its tokenizer."""
-    return workdir / "tokenizer"

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from lm_research import log, mesh, tree
+from lm_research import log, tree
 from lm_research.errors import Stopped
+from lm_research.hub.names import abstract
 from lm_research.infer.decode import generate
 from lm_research.infer.sample import Sampler
 from lm_research.train.experiment import Experiment
@@ -51,7 +52,7 @@ class Journal:
         sizes = dict(jax.sharding.get_mesh().shape)
         letters = set("BT") | {
             letter
-            for box in jax.tree.leaves(_boxed(self.x), is_leaf=tree.boxed)
+            for box in jax.tree.leaves(abstract(self.x.model), is_leaf=tree.boxed)
             for letter in getattr(box, "names", ())
         }
         log.note(
@@ -75,10 +76,10 @@ class Journal:
             f"on {self.data.facts['train_tokens']:,} tokens; {start}"
         )
 
-    def timed(self, wait: Callable[[], T]) -> T:
-        """What `wait` returns; its time counts as waiting for data."""
+    def timed(self, wait: Callable[..., T], *arguments: Any) -> T:
+        """`wait(*arguments)`; its time counts as waiting for data."""
         before = time.monotonic()
-        result = wait()
+        result = wait(*arguments)
         self.waited += time.monotonic() - before
         return result
 
@@ -172,8 +173,3 @@ class Journal:
                 f"or: {command} evaluate --checkpoint={self.workdir}   "
                 "(the same train command resumes where it was stopped)"
             )
-
-
-def _boxed(x: Experiment) -> Any:
-    tokens = jax.ShapeDtypeStruct((1, 2), "int32")
-    return jax.eval_shape(x.model.init, jax.random.key(0), tokens)["params"]

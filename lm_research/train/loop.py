@@ -12,6 +12,7 @@ import numpy as np
 
 from lm_research import config, log, mesh
 from lm_research.data import pipeline
+from lm_research.data import tokenizer as tokenizers
 from lm_research.errors import UserError
 from lm_research.optimizers.averaged import evaluated
 from lm_research.train import restore
@@ -59,7 +60,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
         )
         while step < x.steps and not interruption.asked:
             count = next_event(x, step) - step
-            indices, batches = journal.timed(lambda: draw(stream, count))
+            indices, batches = journal.timed(draw, stream, count)
             state, numbers = dispatch(state, mesh.place(batches, leading=1))
             step, position = step + count, position + count * x.batch.size
             journal.follow(step, indices, numbers)
@@ -90,11 +91,9 @@ def prepare(given: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], An
         kept = {name: asked[name] for name in restore.EXECUTION if name in asked}
         resolved["model"] = {**found, **kept}
         log.note(model_from_init=config.differences(asked, resolved["model"]))
-        if restore.has_tokenizer(source):
-            resolved["data"]["tokenizer"] = {
-                "kind": "Pretrained",
-                "path": str(restore.tokenizer_directory(source)),
-            }
+        tokenizer = restore.tokenizer_directory(source)
+        if tokenizers.find(tokenizer) is not None:
+            resolved["data"]["tokenizer"] = {"kind": "Pretrained", "path": str(tokenizer)}
     objective = part(resolved, "objective")
     data = part(resolved, "data").prepare(workdir / "data", objective.length)
     data.tokenizer.save(workdir / "tokenizer")
@@ -132,7 +131,7 @@ def start(trainer: Trainer, checkpoints: Any) -> tuple[State, int]:
         state, meta = restored
         return state, int(meta["position"])
     init = trainer.experiment.init
-    return trainer.init(restore.params(Path(init), trainer.experiment.model) if init else None), 0
+    return trainer.init(restore.open_checkpoint(init).params if init else None), 0
 
 
 def draw(stream: Any, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:

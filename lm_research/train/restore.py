@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
-from lm_research import config, log
+from lm_research import config, log, mesh
 from lm_research.data import tokenizer as tokenizers
 from lm_research.errors import UserError
 from lm_research.hub import load as hub
-from lm_research.optimizers.averaged import evaluated
+from lm_research.hub.names import abstract
+from lm_research.optimizers.averaged import AveragedState
 from lm_research.train import checkpoint
 from lm_research.train.experiment import CONTENTS, experiment
 from lm_research.train.step import Trainer
@@ -50,16 +49,35 @@ def is_run(path: Path) -> bool:
     if not (path / "config.json").is_file():
         what = "is not a directory" if not path.is_dir() else "has no config.json"
         raise UserError(f"{path} {what}; give a run's --workdir or a Hugging Face directory")
-    return "model_type" not in _json(path / "config.json")
+    return "model_type" not in stored_config(path)
 
 
 def section(path: Path) -> dict[str, Any]:
     """The model section that describes the weights in a directory."""
-    return _json(path / "config.json")["model"] if is_run(path) else hub.section(path)
+    return stored_config(path)["model"] if is_run(path) else hub.section(path)
+
+
+def tokenizer_directory(path: Path) -> Path:
+    """Where a run or a Hugging Face directory keeps its tokenizer, if it has one."""
+    return path / "tokenizer" if is_run(path) else path
+
+
+def stored_config(path: Path) -> dict[str, Any]:
+    """The config.json of a directory.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    try:
+        return json.loads((path / "config.json").read_text())
+    except ValueError as error:
+        raise UserError(f"{path / 'config.json'} is not JSON: {error}") from None
 
 
 def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:
     """The model in a run's directory or a Hugging Face directory, on the current mesh.
+
+    Of a run whose weights are averaged, the average.
 
     Args:
       path: where it is.
@@ -69,19 +87,43 @@ def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:
       UserError: there is none, or it is damaged or unsupported.
     """
     path = Path(path)
+    described = {**section(path), **execution}
+    tokenizer = tokenizers.find(tokenizer_directory(path))
+    model = config.build(described, CONTENTS, "model")
     if not is_run(path):
-        described = {**hub.section(path), **execution}
-        model = config.build(described, CONTENTS, "model")
-        params = hub.load(path, model)
-        return Loaded(model, params, tokenizers.find(path), described)
-    stored = _json(path / "config.json")
-    described = {**stored["model"], **execution}
-    if "steps" not in stored:  # weights alone, as `save_run` writes them
-        model = config.build(described, CONTENTS, "model")
-        params, meta = checkpoint.load_params(path / "checkpoints", abstract_params(model))
-        return Loaded(model, params, tokenizers.find(path / "tokenizer"), described, meta["step"])
-    x = experiment({**stored, "model": described})
-    state, meta = x.checkpoint.open(path / "checkpoints").restore(Trainer.of(x).abstract())
-    params = x.weights.join(evaluated(state.trained, state.optimizer), state.held)
-    tokenizer = tokenizers.find(path / "tokenizer")
-    return Loaded(x.model, params, tokenizer, described, int(meta["step"]))
+        return Loaded(model, hub.load(path, model), tokenizer, described)
+    stored = stored_config(path)
+    if "weights" in stored:
+        params, meta = _trained(path, {**stored, "model": described})
+    else:  # `save_run` wrote it
+        params, meta = checkpoint.load_params(path / "checkpoints", _places(model))
+    return Loaded(model, params, tokenizer, described, int(meta["step"]))
+
+
+def save_run(path: str | Path, loaded: Loaded) -> None:
+    """Writes a directory that `open_checkpoint` opens: the model section, its weights and tokenizer."""
+    path = Path(path)
+    checkpoint.save_params(path / "checkpoints", loaded.params, loaded.step or 0)
+    if loaded.tokenizer is not None:
+        loaded.tokenizer.save(path / "tokenizer")
+    log.write_text(path / "config.json", json.dumps({"model": loaded.section}, indent=2) + "\n")
+
+
+def _trained(path: Path, stored: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A run's parameters: only what they are made of is read, and not its data."""
+    x = experiment({**stored, "data": None, "evals": {}})
+    state = Trainer.of(x).abstract()
+    wanted = {"trained": state.trained, "held": state.held}
+    if averaged := isinstance(state.optimizer, AveragedState):
+        wanted = {"optimizer": {"average": state.optimizer.average}, "held": state.held}
+    restored = x.checkpoint.open(path / "checkpoints").restore(wanted, partial=True)
+    if restored is None:
+        raise UserError(f"the run in {path} has saved no checkpoint yet")
+    leaves, meta = restored
+    trained = leaves["optimizer"]["average"] if averaged else leaves["trained"]
+    return x.weights.join(trained, leaves["held"]), meta
+
+
+def _places(model: nn.Module) -> Any:
+    """Shapes of a model's parameters with their shardings on the current mesh."""
+    return mesh.placed_shapes(abstract(model))

@@ -8,7 +8,6 @@ so the gradient of the total is accumulated and divided once, which is exact wit
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -54,17 +53,16 @@ class Trainer:
           UserError: an axis does not divide over the mesh.
         """
         key = jax.random.key(0)
-        boxed = jax.eval_shape(lambda k: self.experiment.weights.split(self.params(k), k), key)
-        trained, held = nn.unbox(boxed)
+        split = jax.eval_shape(lambda k: self.experiment.weights.split(self.params(k), k), key)
+        trained, held = mesh.placed_shapes(split)
         state = jax.eval_shape(self._state, trained, held)
-        where = mesh.shardings(boxed)
         everywhere = jax.sharding.NamedSharding(jax.sharding.get_mesh(), jax.P())
-        moments = _like(where[0], trained, state.optimizer, everywhere)
-        shardings = State(everywhere, *where, moments)
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            state,
-            shardings,
+        place = lambda leaf, sharding: leaf.update(sharding=sharding)
+        return State(
+            place(state.step, everywhere),
+            trained,
+            held,
+            jax.tree.map(place, state.optimizer, _like(trained, state.optimizer, everywhere)),
         )
 
     def init(self, params: Tree | None = None) -> State:
@@ -82,7 +80,7 @@ class Trainer:
                 boxed = jax.tree.map(
                     lambda box, value: box.replace(value=value), boxed, params, is_leaf=tree.boxed
                 )
-            return self._state(*nn.unbox(self.experiment.weights.split(boxed, key)))
+            return self._state(*tree.unboxed(self.experiment.weights.split(boxed, key)))
 
         return jax.jit(make, out_shardings=shardings)(key, params)
 
@@ -146,14 +144,14 @@ def accumulated(
     return jax.lax.scan(step, zeros, pieces)[0]
 
 
-def _like(where: Tree, trained: Tree, optimizer: Tree, otherwise: Any) -> Tree:
+def _like(trained: Tree, optimizer: Tree, otherwise: Any) -> Tree:
     """Shardings of an optimizer's state: a leaf that mirrors a parameter lies as the parameter does."""
-    shapes, places = tree.named_leaves(trained), tree.named_leaves(where)
+    parameters = tree.named_leaves(trained)
 
     def place(name: str, leaf: Any):
-        for own, shape in shapes.items():
-            if (name == own or name.endswith("/" + own)) and leaf.shape == shape.shape:
-                return places[own]
+        for own, parameter in parameters.items():
+            if (name == own or name.endswith("/" + own)) and leaf.shape == parameter.shape:
+                return parameter.sharding
         return otherwise
 
     return tree.map_named(place, optimizer)

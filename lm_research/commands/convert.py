@@ -1,0 +1,36 @@
+"""Turn a run into a Hugging Face directory, or a Hugging Face directory into a run."""
+
+from pathlib import Path
+
+from absl import flags
+
+
+def define() -> None:
+    """--source, --target, --target_format."""
+    flags.DEFINE_string("source", None, "a run's directory or a Hugging Face directory")
+    flags.DEFINE_string("target", None, "a new directory")
+    flags.DEFINE_enum(
+        "target_format", None, ["run", "huggingface"], "what to write; by default the other format"
+    )
+    flags.mark_flags_as_required(["source", "target"])
+
+
+def run(values: flags.FlagValues) -> None:
+    """Writes --target and prints what it holds."""
+    from lm_research import mesh, tree
+    from lm_research.errors import UserError
+    from lm_research.hub.save import save
+    from lm_research.train import restore
+
+    source, target = Path(values.source), Path(values.target)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise UserError(f"--target {target} exists and is not empty; give a new directory")
+    to_run = values.target_format == "run" if values.target_format else not restore.is_run(source)
+    with mesh.single():
+        loaded = restore.open_checkpoint(source)
+        if to_run:
+            restore.save_run(target, loaded)
+            tensors = len(tree.named_leaves(loaded.params))
+        else:
+            tensors = save(target, loaded.section, loaded.params, loaded.tokenizer)
+    print(f"{tree.count(loaded.params):,} parameters in {tensors} tensors: {target}")

@@ -1,0 +1,182 @@
+"""From a source to batches: which example has global index g depends on (seed, g) alone."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from lm_research.data.permutation import permuted
+from lm_research.data.source import Source
+from lm_research.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+# Two threads make batches ahead: numpy leaves the interpreter to the other for much of the time.
+THREADS, AHEAD = 2, 8
+# Random numbers of held-out examples are no training example's.
+_HELDOUT_SEED = 2**63
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Batches by index, made on demand.
+
+    Attributes:
+      source: records; one with `gather(indices, shifts)` gives many at once.
+      objective: makes an example of a record.
+      seed: of order and of examples.
+      size: examples per batch, over all processes.
+      start: global index of the first example.
+      shuffle: whether records come in random order, another in each epoch.
+      processes: this one's number, and how many share a batch.
+    """
+
+    source: Source
+    objective: Any
+    seed: int
+    size: int
+    start: int = 0
+    shuffle: bool = True
+    processes: tuple[int, int] = (0, 1)
+
+    def __post_init__(self):
+        process, count = self.processes
+        if self.size % count:
+            raise UserError(
+                f"the batch of {self.size} examples does not divide among {count} processes"
+            )
+        if not len(self.source):
+            raise UserError("the data source has no records")
+
+    def indices(self, number: int) -> np.ndarray:
+        """Global indices of batch `number`, int64 [size]."""
+        first = self.start + number * self.size
+        return np.arange(first, first + self.size, dtype=np.int64)
+
+    def batch(self, number: int) -> Batch:
+        """This process's rows of batch `number`, stacked."""
+        process, count = self.processes
+        rows = self.size // count
+        indices = self.indices(number)[process * rows : (process + 1) * rows]
+        epochs, places = np.divmod(indices, len(self.source))
+        if self.shuffle:
+            places = permuted(places, len(self.source), self.seed, epochs)
+        shifts = self._shifts(epochs)
+        return stacked(
+            self.objective.example(record, generator(self.seed, index))
+            for record, index in zip(records(self.source, places, shifts), indices)
+        )
+
+    def _shifts(self, epochs: np.ndarray) -> np.ndarray:
+        """By how much each epoch moves its windows, so that a text is not always cut at the same places."""
+        if not self.shuffle or not epochs.any():
+            return np.zeros_like(epochs)
+        size = getattr(self.source, "length", 1)
+        return np.array([permuted(0, size, self.seed, e) if e else 0 for e in epochs.tolist()])
+
+
+class Batches:
+    """An iterator of (indices int64 [size], batch), read ahead on threads; `close` ends them."""
+
+    def __init__(self, plan: Plan, stop: int | None = None):
+        import grain
+
+        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
+        count = 2**62 if stop is None else max(0, (stop - plan.start) // plan.size)
+        self._iterator = iter(
+            grain.MapDataset.source(_Numbered(plan, count)).to_iter_dataset(options)
+        )
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> tuple[np.ndarray, Batch]:
+        return next(self._iterator)
+
+    def close(self) -> None:
+        """Stops reading ahead."""
+        self._iterator.close()
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Numbered:
+    plan: Plan
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, Batch]:
+        return self.plan.indices(number), self.plan.batch(number)
+
+
+def batches(
+    source: Source,
+    objective: Any,
+    *,
+    seed: int,
+    size: int,
+    start: int = 0,
+    stop: int | None = None,
+    shuffle: bool = True,
+    processes: tuple[int, int] = (0, 1),
+) -> Batches:
+    """Training batches, without end or up to global index `stop`; only whole ones.
+
+    Example g is made of record permuted(g mod n) in epoch g div n, with random numbers of (seed, g). A source of
+    windows is also moved along its text, by another length in each epoch after the first.
+
+    Args:
+      source, objective, seed, size, start, shuffle, processes: see `Plan`.
+      stop: global index to end at.
+
+    Raises:
+      UserError: the size does not divide among the processes.
+    """
+    return Batches(Plan(source, objective, seed, size, start, shuffle, processes), stop)
+
+
+def heldout_batches(
+    source: Source, objective: Any, size: int, processes: tuple[int, int] = (0, 1)
+) -> Iterator[Batch]:
+    """Every record once, in order; the last batch is filled up with rows of weight 0.
+
+    Raises:
+      UserError: the size does not divide among the processes.
+    """
+    plan = Plan(source, objective, _HELDOUT_SEED, size, shuffle=False, processes=processes)
+    process, count = processes
+    rows = size // count
+    for number in range(-(-len(source) // size)):
+        batch = plan.batch(number)  # goes on at the beginning, which fills it up
+        mine = plan.indices(number)[process * rows : (process + 1) * rows]
+        batch["weights"][mine >= len(source)] = 0
+        yield batch
+
+
+def generator(seed: int, index: int) -> np.random.Generator:
+    """Random numbers of one example; made in a few microseconds, which seeding by entropy is not."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
+
+
+def records(source: Source, places: np.ndarray, shifts: np.ndarray) -> Iterator[dict[str, Any]]:
+    """The records at `places`; at once where the source can do that."""
+    if not hasattr(source, "gather"):
+        yield from (source[int(place)] for place in places)
+        return
+    rows = source.gather(places, shifts)
+    names = list(rows)
+    yield from (dict(zip(names, values)) for values in zip(*rows.values()))
+
+
+def stacked(examples: Iterator[dict[str, Any]]) -> Batch:
+    """Examples as one batch."""
+    examples = list(examples)
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}

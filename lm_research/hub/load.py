@@ -1,0 +1,203 @@
+"""A Hugging Face directory's model: our section from its config, parameters from its tensors."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from lm_research import log, mesh, tree
+from lm_research.errors import UserError
+from lm_research.hub import names
+from lm_research.hub.safetensors import FLOATS, Stored, listed
+from lm_research.models.family import Family
+
+# Keys of any config.json that say nothing about what a model computes.
+INERT = (
+    *("_name_or_path", "architectures", "auto_map", "bos_token_id", "chunk_size_feed_forward"),
+    *("dtype", "eos_token_id", "id2label", "is_decoder", "label2id", "model_type"),
+    *("output_attentions", "output_hidden_states", "pad_token_id", "problem_type", "return_dict"),
+    *("task_specific_params", "tokenizer_class", "torch_dtype", "torchscript"),
+    *("transformers_version", "use_cache"),
+)
+# Options of any config.json that change it.
+FIXED = {"quantization_config": None, "pruned_heads": None, "is_encoder_decoder": None}
+
+
+def section(directory: str | Path) -> dict[str, Any]:
+    """The model section of a config that makes the model in a Hugging Face directory.
+
+    Raises:
+      UserError: its architecture is not supported, or it has an option that we do not compute.
+    """
+    directory = Path(directory)
+    config = _config(directory)
+    family = _family(config, directory)
+    for key, value in {**FIXED, **family.fixed}.items():
+        given = config.get(key, value)
+        if given != value and (given or value):
+            raise UserError(
+                f"{directory / 'config.json'} has {key} {given!r}; "
+                f"{family.architecture} takes {value!r} here"
+            )
+    known = {*INERT, *FIXED, *family.fixed, *family.defaults, *family.inert}
+    for key in sorted(set(config) - known):
+        if config[key]:  # what is off or empty asks for nothing
+            log.fallback(
+                f"{key}={config[key]!r} of {directory / 'config.json'}",
+                f"a {family.architecture} without it",
+                "it is no option that we know",
+            )
+    return family.section({**family.defaults, **config})
+
+
+def load(directory: str | Path, model: nn.Module) -> Any:
+    """The parameters of `model` from a Hugging Face directory, float32, on the current mesh.
+
+    Each device's part is read from the files by itself: a host never holds more than one parameter
+    besides.
+
+    Raises:
+      UserError: tensors are missing, of another shape or of no use to the model, or weights that it
+        ties differ.
+    """
+    directory = Path(directory)
+    family = _family(_config(directory), directory)
+    boxed = names.abstract(model)
+    layout = names.layout(family, names.parameters(boxed))
+    stored = Stored(directory)
+    found = _found(stored, family)
+    _check(directory, stored, found, layout, family)
+    pieces: dict[str, list[tuple[str, names.Part]]] = {}
+    for name, tensor in layout.items():
+        for part in tensor.parts:
+            pieces.setdefault(part.ours, []).append((found[name], part))
+
+    def placed(path: str, box: nn.LogicallyPartitioned, place: jax.sharding.Sharding) -> jax.Array:
+        shape = box.value.shape
+        read = {}  # devices that hold the same part share one reading
+
+        def at(index: Sequence[slice]) -> np.ndarray:
+            index = [slice(*cut.indices(size)[:2]) for cut, size in zip(index, shape)]
+            key = tuple((cut.start, cut.stop) for cut in index)
+            if key not in read:
+                read[key] = _read(stored, pieces[path], index)
+            return read[key]
+
+        return jax.make_array_from_callback(shape, place, at)
+
+    return tree.map_named(placed, boxed, mesh.shardings(boxed))
+
+
+def _read(
+    stored: Stored, pieces: Sequence[tuple[str, names.Part]], index: list[slice]
+) -> np.ndarray:
+    if pieces[0][1].layer is None:
+        [(name, part)] = pieces
+        return part.read(lambda cut: stored.read(name, cut), index)
+    layers, *index = index
+    result = np.empty([cut.stop - cut.start for cut in (layers, *index)], np.float32)
+    for row, (name, part) in zip(result, pieces[layers]):
+        row[...] = part.read(lambda cut, name=name: stored.read(name, cut), index)
+    return result
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{directory} has no config.json; give a Hugging Face directory") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+
+
+def _family(config: Mapping[str, Any], directory: Path) -> Family:
+    """By architecture, or by model type where a config has no architecture."""
+    asked = config.get("architectures") or []
+    for family in names.families():
+        if family.architecture in asked or (
+            not asked and family.model_type == config.get("model_type")
+        ):
+            return family
+    what = ", ".join(asked) or f"model_type {config.get('model_type')!r}"
+    known = ", ".join(family.architecture for family in names.families())
+    raise UserError(f"{directory / 'config.json'} has {what}; it takes {known}")
+
+
+def _found(stored: Stored, family: Family) -> dict[str, str]:
+    """What each tensor is called in the files, by the name that `transformers` writes."""
+    buffers = [re.compile(f"({re.escape(family.prefix)})?{p}") for p in family.buffers]
+    theirs = {re.sub(r"\{L\}", "0", row.theirs) for row in family.rows}
+    whole = {name for name in theirs if not name.startswith(family.prefix)}  # heads have no prefix
+    found = {}
+    for name in stored.names:
+        if any(pattern.fullmatch(name) for pattern in buffers):
+            continue
+        bare = not name.startswith(family.prefix) and name not in whole
+        found[family.prefix + name if bare else name] = name
+    return found
+
+
+def _check(
+    directory: Path,
+    stored: Stored,
+    found: Mapping[str, str],
+    layout: Mapping[str, names.Tensor],
+    family: Family,
+) -> None:
+    missing = [name for name in layout if name not in found]
+    shapes = [
+        f"{found[name]} is {list(stored.shape(found[name]))}, not {list(tensor.shape)}"
+        for name, tensor in layout.items()
+        if name in found and stored.shape(found[name]) != tensor.shape
+    ]
+    types = [
+        f"{found[name]} is {stored.dtype(found[name])}, which is none of {', '.join(FLOATS)}"
+        for name in layout
+        if name in found and stored.dtype(found[name]) not in FLOATS
+    ]
+    tied = _tied(layout, family)
+    other = sorted(found[name] for name in set(found) - set(layout) - set(tied))
+    troubles = [
+        f"{what}: {listed(entries)}"
+        for what, entries in (
+            ("missing", missing),
+            ("wrong shape", shapes),
+            ("wrong dtype", types),
+            ("unknown", other),
+        )
+        if entries
+    ]
+    if troubles:
+        raise UserError(
+            f"{directory} does not hold this {family.architecture}; {'; '.join(troubles)}"
+        )
+    for name, same in tied.items():
+        if name in found and not _equal(stored, found[name], found[same]):
+            raise UserError(
+                f"{directory}: {found[name]} differs from {found[same]} though config.json "
+                'ties them; set "tie_word_embeddings": false'
+            )
+
+
+def _tied(layout: Mapping[str, names.Tensor], family: Family) -> dict[str, str]:
+    """Tensors that this model does without, and those that hold the same weights."""
+    rows = {row.ours: row.theirs for row in family.rows}
+    return {
+        row.theirs: rows[row.tied]
+        for row in family.rows
+        if row.tied is not None and row.theirs not in layout
+    }
+
+
+def _equal(stored: Stored, one: str, other: str) -> bool:
+    if stored.shape(one) != stored.shape(other):
+        return False
+    rows = range(0, stored.shape(one)[0], 4096)  # a few at a time: tables are large
+    cuts = [(slice(start, start + 4096), slice(None)) for start in rows]
+    return all(np.array_equal(stored.read(one, cut), stored.read(other, cut)) for cut in cuts)

@@ -1,0 +1,210 @@
+"""What a family's table means for one model: where in which tensor each parameter lies."""
+
+import dataclasses
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_research import models, tree
+from lm_research.errors import UserError
+from lm_research.models.family import Family, Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One of our parameters: its axes as letters, and their sizes."""
+
+    letters: str
+    shape: tuple[int, ...]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of each letter."""
+        return dict(zip(self.letters, self.shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One layer of a parameter, as it lies in a tensor.
+
+    Attributes:
+      ours: the parameter's path.
+      layer: which; None where the parameter has no layers.
+      letters, shape: of the parameter without its layers.
+      groups: the tensor's axes, each one letter or several that are flattened.
+      axis: of the tensor, along which parts are joined; None for a part that is the whole.
+      start: of this part along `axis`.
+      stored: whether the model has the parameter; a bias that it lacks is zero.
+    """
+
+    ours: str
+    layer: int | None
+    letters: str
+    shape: tuple[int, ...]
+    groups: tuple[str, ...]
+    axis: int | None
+    start: int
+    stored: bool
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """This part's shape in the tensor."""
+        sizes = dict(zip(self.letters, self.shape))
+        return tuple(math.prod(sizes[letter] for letter in group) for group in self.groups)
+
+    def theirs(self, array: np.ndarray) -> np.ndarray:
+        """The parameter's layer, an array of `shape`, as the tensor has it."""
+        order = [self.letters.index(letter) for letter in "".join(self.groups)]
+        return array.transpose(order).reshape(self.extent)
+
+    def read(
+        self, read: Callable[[tuple[slice, ...]], np.ndarray], index: Sequence[slice]
+    ) -> np.ndarray:
+        """`index` of the parameter's layer, read from no more of the tensor than it needs.
+
+        Args:
+          read: slices of the tensor.
+          index: a slice with bounds for each of `letters`.
+        """
+        wanted = dict(zip(self.letters, index))
+        sizes = dict(zip(self.letters, self.shape))
+        slices, shape = [], []
+        for axis, group in enumerate(self.groups):
+            # Of letters flattened into one axis, the first is cut here and the others below.
+            outer, inner = wanted[group[0]], [sizes[letter] for letter in group[1:]]
+            start = self.start if axis == self.axis else 0
+            step = math.prod(inner)
+            slices.append(slice(start + outer.start * step, start + outer.stop * step))
+            shape += [outer.stop - outer.start, *inner]
+        flat = "".join(self.groups)
+        array = read(tuple(slices)).reshape(shape)
+        array = array.transpose([flat.index(letter) for letter in self.letters])
+        outers = {group[0] for group in self.groups}
+        return array[tuple(slice(None) if x in outers else wanted[x] for x in self.letters)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One of their tensors and the parts that it is made of, in order."""
+
+    shape: tuple[int, ...]
+    parts: tuple[Part, ...]
+
+    def made(self, read: Callable[[str, int | None], np.ndarray]) -> np.ndarray:
+        """The tensor, float32, from `read(path, layer)` of our parameters."""
+        arrays = [
+            part.theirs(read(part.ours, part.layer))
+            if part.stored
+            else np.zeros(part.extent, np.float32)
+            for part in self.parts
+        ]
+        joined = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, self.parts[0].axis)
+        return np.ascontiguousarray(joined, np.float32)
+
+
+def families() -> tuple[Family, ...]:
+    """Those of every architecture in `lm_research.models`."""
+    modules = [sys.modules[getattr(models, name).__module__] for name in models.__all__]
+    return tuple(f for module in dict.fromkeys(modules) for f in getattr(module, "FAMILIES", ()))
+
+
+def abstract(model: nn.Module) -> Any:
+    """The model's parameters as shapes, boxed with the names of their axes: nothing is computed."""
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    return jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+
+
+def parameters(boxed: Any) -> dict[str, Parameter]:
+    """By path, the parameters of `abstract`."""
+    return {
+        path: Parameter("".join(leaf.names), leaf.value.shape)
+        for path, leaf in tree.named_leaves(boxed).items()
+    }
+
+
+def sizes(given: Mapping[str, Parameter]) -> dict[str, int]:
+    """The size of each letter in a model."""
+    return {
+        letter: size for parameter in given.values() for letter, size in parameter.sizes.items()
+    }
+
+
+def fitting(kind: str, given: Mapping[str, Parameter]) -> Family:
+    """The family that has a tensor for each parameter of a model, to save it as.
+
+    Raises:
+      UserError: there is none.
+    """
+    candidates = [family for family in families() if family.kind == kind]
+    if not candidates:
+        known = ", ".join(dict.fromkeys(family.kind for family in families()))
+        raise UserError(f"model.kind {kind} has no Hugging Face architecture; these have: {known}")
+    fits = [family for family in candidates if not _strangers(family, given)]
+    if not fits:
+        reasons = "; ".join(
+            f"{family.architecture}: {', '.join(_strangers(family, given)[:5])}"
+            for family in candidates
+        )
+        raise UserError(f"this {kind} is none of Hugging Face's, which differ in {reasons}")
+    return min(fits, key=lambda family: sum(row.ours not in given for row in family.rows))
+
+
+def _strangers(family: Family, given: Mapping[str, Parameter]) -> list[str]:
+    """Parameters that only the model has, or only the family; a bias that a model lacks is zero."""
+    rows = {row.ours: row for row in family.rows}
+    lacking = [path for path in given if path not in rows]
+    return lacking + [
+        path
+        for path, row in rows.items()
+        if path not in given and row.tied is None and not path.endswith("/bias")
+    ]
+
+
+def layout(family: Family, given: Mapping[str, Parameter]) -> dict[str, Tensor]:
+    """Every tensor of a model by its name, as `transformers` would save it."""
+    parts: dict[str, list[Part]] = {}
+    for row in family.rows:
+        if row.ours in given:
+            for name, part in _parts(row, given[row.ours], parts, True):
+                parts.setdefault(name, []).append(part)
+        elif row.tied is None:
+            for name, part in _parts(row, _absent(row, sizes(given)), parts, False):
+                parts.setdefault(name, []).append(part)
+    return {name: Tensor(_shape(found), tuple(found)) for name, found in parts.items()}
+
+
+def _parts(row: Row, parameter: Parameter, before: Mapping[str, list[Part]], stored: bool):
+    groups, axis = _groups(row.axes)
+    layered = "{L}" in row.theirs
+    letters = parameter.letters.replace("L", "") if layered else parameter.letters
+    shape = tuple(parameter.sizes[letter] for letter in letters)
+    for layer in range(parameter.sizes["L"]) if layered else [None]:
+        name = row.theirs.replace("{L}", str(layer))
+        start = 0 if axis is None else sum(p.extent[axis] for p in before.get(name, ()))
+        yield name, Part(row.ours, layer, letters, shape, groups, axis, start, stored)
+
+
+def _absent(row: Row, known: Mapping[str, int]) -> Parameter:
+    letters = ("L" if "{L}" in row.theirs else "") + "".join(_groups(row.axes)[0])
+    return Parameter(letters, tuple(known[letter] for letter in letters))
+
+
+def _groups(axes: str) -> tuple[tuple[str, ...], int | None]:
+    """The axes of a row, and which of them is joined: `D+(NH)` is (D, NH) and 1."""
+    found = re.findall(r"(\+?)(?:\(([A-Z]+)\)|([A-Z]))", axes)
+    joined = [i for i, (plus, _, _) in enumerate(found) if plus]
+    return tuple(several or one for _, several, one in found), joined[0] if joined else None
+
+
+def _shape(parts: Sequence[Part]) -> tuple[int, ...]:
+    shape = list(parts[0].extent)
+    if parts[0].axis is not None:
+        shape[parts[0].axis] = sum(part.extent[part.axis] for part in parts)
+    return tuple(shape)

@@ -1,0 +1,92 @@
+"""Writing a model as a Hugging Face directory that `transformers` loads."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_research import config, layers, models, tree
+from lm_research.errors import UserError
+from lm_research.hub import names, safetensors
+
+CONTENTS = {
+    name: getattr(package, name) for package in (layers, models) for name in package.__all__
+}
+
+
+def save(
+    directory: str | Path, section: Mapping[str, Any], params: Any, tokenizer: Any = None
+) -> int:
+    """Writes config.json, float32 weights and the tokenizer; returns how many tensors there are.
+
+    The directory appears when it is complete. A bias that the model lacks is written as zeros,
+    where the architecture has one.
+
+    Args:
+      directory: a new one, or an empty one.
+      section: the model section that makes the model.
+      params: its plain parameters, on this process's devices.
+      tokenizer: has `save(directory)` and `eos`; None writes none.
+
+    Raises:
+      UserError: no architecture computes what the model does, or the directory is in use.
+    """
+    model = config.build(section, CONTENTS, "model")
+    given = names.parameters(names.abstract(model))
+    family = names.fitting(section["kind"], given)
+    layout = names.layout(family, given)
+    leaves = tree.named_leaves(tree.unboxed(params))
+    _check(leaves, given)
+
+    def make(name: str) -> np.ndarray:
+        return layout[name].made(
+            lambda path, layer: np.asarray(leaves[path] if layer is None else leaves[path][layer])
+        )
+
+    with safetensors.appearing(Path(directory)) as temporary:
+        described = described_as(family, section, names.sizes(given), tokenizer)
+        safetensors.dump(described, temporary / "config.json")
+        safetensors.write(temporary, {name: t.shape for name, t in layout.items()}, make)
+        if tokenizer is not None:
+            tokenizer.save(temporary)
+    return len(layout)
+
+
+def described_as(
+    family: names.Family, section: Mapping[str, Any], sizes: Mapping[str, int], tokenizer: Any
+) -> dict[str, Any]:
+    """config.json of a model."""
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(CONTENTS[section["kind"]]).parameters.items()
+    }
+    # A document's end also stands before its beginning. Where there is no tokenizer, null keeps
+    # `transformers` from assuming the ids of its own.
+    end = None if tokenizer is None else tokenizer.eos
+    return {
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        **family.config({**defaults, **section}, sizes),
+        **family.fixed,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "dtype": "float32",
+    }
+
+
+def _check(leaves: Mapping[str, Any], given: Mapping[str, names.Parameter]) -> None:
+    wrong = [
+        path
+        for path in sorted(leaves.keys() | given.keys())
+        if path not in leaves or path not in given or leaves[path].shape != given[path].shape
+    ]
+    if wrong:
+        raise UserError(
+            f"the parameters are not those of the model section: {safetensors.listed(wrong)}"
+        )
+    apart = [leaf for leaf in leaves.values() if isinstance(leaf, jax.Array)]
+    if not all(leaf.is_fully_addressable for leaf in apart):
+        raise UserError("the parameters are spread over processes; save them from one process")

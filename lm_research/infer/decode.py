@@ -1,0 +1,228 @@
+"""`generate`: prompts of uneven length in, new tokens out, through a cache of keys and values."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from lm_research.errors import UserError
+from lm_research.infer.sample import Sampler, row_keys
+from lm_research.infer.shapes import check_tokens, padded_length, padded_rows
+from lm_research.layers import EMPTY, Output, separated, shard
+
+Array = jax.Array
+Stream = Callable[[int, int, np.ndarray], None]
+
+DISPATCH = 32  # tokens per call from the host; a call costs about 0.3 ms
+STREAMED = 4  # the same, where somebody watches
+ROWS = 32  # sequences that are decoded at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One continuation of one prompt.
+
+    Attributes:
+      request: which prompt.
+      sample: which of its continuations.
+      tokens: the new tokens, without the end-of-text token.
+      logprobs: natural log-probability of each under the model itself, whatever the sampler did.
+      ended: whether the model ended the text itself.
+    """
+
+    request: int
+    sample: int
+    tokens: np.ndarray
+    logprobs: np.ndarray
+    ended: bool
+
+
+@struct.dataclass
+class State:
+    """Rows in the middle of being decoded."""
+
+    cache: Any
+    token: Array  # [B], the newest, which is not in the cache yet
+    position: Array  # [B], its position
+    done: Array  # [B]
+
+
+@struct.dataclass
+class Draw:
+    """What chooses the tokens of a batch, besides the sampler."""
+
+    seed: Array  # []
+    eos: Array  # []
+    request: Array  # [B]
+    sample: Array  # [B]
+
+
+def generate(
+    model: nn.Module,
+    params: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    sampler: Sampler = Sampler(0.0),
+    length: int,
+    seed: int = 0,
+    eos: int | None = None,
+    samples: int = 1,
+    stream: Stream | None = None,
+) -> list[Result]:
+    """Continuations of the prompts, `samples` of each: those of the first prompt, then of the second, ...
+
+    A continuation depends on its prompt, the seed, the prompt's place in the list and its own number; not on what
+    else is in the list. Runs on the current mesh, where there is one.
+
+    Args:
+      model: as it was trained.
+      params: its plain parameters.
+      prompts: token ids, at least one in each.
+      sampler: how to choose tokens.
+      length: new tokens at most.
+      seed: of the draws.
+      eos: the token that ends a text; None for none.
+      samples: continuations of each prompt.
+      stream: called with (request, sample, new tokens) as tokens come.
+
+    Raises:
+      UserError: a prompt is empty, has tokens that the model does not know, or is too long for its context.
+    """
+    prompts = [np.asarray(prompt, np.int32).reshape(-1) for prompt in prompts]
+    _check(model, prompts, length, samples)
+    decoder, weights = separate(model, params)
+    rows = [(request, sample) for request in range(len(prompts)) for sample in range(samples)]
+    rows.sort(key=lambda row: len(prompts[row[0]]))
+    results = []
+    for start in range(0, len(rows), ROWS):
+        batch = rows[start : start + ROWS]
+        pieces = _decoded(
+            decoder, weights, prompts, batch, sampler, length, (seed, eos), stream is not None
+        )
+        results += _collected(batch, pieces, eos, stream)
+    return sorted(results, key=lambda result: (result.request, result.sample))
+
+
+def separate(model: nn.Module, params: Any) -> tuple[nn.Module, Any]:
+    """The model and its parameters with layers apart: a loop would slice stacked ones at every token."""
+    decoder = model.clone(stack=model.stack.clone(execution="separate"))
+    return decoder, _separated(model.stack.layers, params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _separated(layers: int, params: Any) -> Any:
+    return {**params, "stack": separated(params["stack"], layers)}
+
+
+def _check(model, prompts, length, samples) -> None:
+    if length < 1 or samples < 1:
+        raise UserError(f"asked for {samples} samples of {length} new tokens; both are 1 or more")
+    for i, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise UserError(f"prompt {i} is empty; it takes at least one token")
+        check_tokens(model, prompt, f"prompt {i}")
+        if model.context is not None and len(prompt) + length > model.context:
+            raise UserError(
+                f"prompt {i} has {len(prompt)} tokens, and {length} new ones make "
+                f"{len(prompt) + length}; the model's context is {model.context}"
+            )
+
+
+def _collected(rows, pieces: Iterator, eos: int, stream: Stream | None) -> list[Result]:
+    """The results of a batch, from pieces [B, n] of tokens and log-probabilities."""
+    tokens: list[list] = [[] for _ in rows]
+    logprobs: list[list] = [[] for _ in rows]
+    ended = [False] * len(rows)
+    for new, scores in pieces:
+        for i, (request, sample) in enumerate(rows):
+            if ended[i]:
+                continue
+            stop = np.flatnonzero(new[i] == eos)
+            ended[i] = bool(len(stop))
+            count = stop[0] if ended[i] else len(new[i])
+            tokens[i].append(new[i, :count])
+            logprobs[i].append(scores[i, :count])
+            if stream is not None and count:
+                stream(request, sample, new[i, :count])
+    return [
+        Result(*row, np.concatenate(tokens[i]), np.concatenate(logprobs[i]), ended[i])
+        for i, row in enumerate(rows)
+    ]
+
+
+def _decoded(
+    decoder, weights, prompts, rows, sampler, length, ends, streamed
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields new tokens and their log-probabilities, [B, n] each, until all rows are done."""
+    (seed, eos), each = ends, STREAMED if streamed else DISPATCH
+    B = padded_rows(len(rows))
+    T = padded_length(max(len(prompts[request]) for request, _ in rows))
+    tokens = np.zeros((B, T), np.int32)
+    lengths = np.ones(B, np.int32)  # rows that fill up the batch have one token and are done
+    for i, (request, _) in enumerate(rows):
+        lengths[i] = len(prompts[request])
+        tokens[i, : lengths[i]] = prompts[request]
+    done = np.arange(B) >= len(rows)
+    request, sample = np.resize(np.array(rows, np.int32), (B, 2)).T
+    draw = Draw(np.uint32(seed), np.int32(-1 if eos is None else eos), request, sample)
+    S = padded_length(T + length)
+    state, scores = _prefilled(decoder, sampler, S, weights, draw, tokens, lengths, done)
+    yield np.asarray(state.token)[:, None], np.asarray(scores)[:, None]
+    length -= 1
+    while length and not np.asarray(state.done).all():
+        count = min(each, length)
+        state, new, scores = _continued(decoder, sampler, weights, draw, state, np.int32(count))
+        yield np.asarray(new)[:, :count], np.asarray(scores)[:, :count]
+        length -= count
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _prefilled(decoder, sampler, S, weights, draw, tokens, lengths, done) -> tuple[State, Array]:
+    """Reads the prompts [B, T] and draws a token after each."""
+    B, T = tokens.shape
+    slot = jnp.broadcast_to(jnp.arange(T), tokens.shape)
+    position = jnp.where(slot < lengths[:, None], slot, EMPTY)
+    output = _call(decoder, weights, tokens, position, decoder.init_cache(B, S))
+    last = jnp.take_along_axis(output.hidden, (lengths - 1)[:, None, None], 1)
+    state = State(output.cache, tokens[:, 0], lengths - 1, done)
+    return _drawn(sampler, draw, state, output.replace(hidden=last))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
+def _continued(decoder, sampler, weights, draw, state, count) -> tuple[State, Array, Array]:
+    """Up to `count` more tokens of each row, and their log-probabilities: [B, DISPATCH], [B, DISPATCH]."""
+    B = state.token.shape[0]
+
+    def unfinished(carry):
+        i, state, _, _ = carry
+        return (i < count) & ~state.done.all()
+
+    def step(carry):
+        i, state, tokens, scores = carry
+        position = state.position[:, None]
+        output = _call(decoder, weights, state.token[:, None], position, state.cache)
+        state, score = _drawn(sampler, draw, state.replace(cache=output.cache), output)
+        return i + 1, state, tokens.at[:, i].set(state.token), scores.at[:, i].set(score)
+
+    empty = jnp.zeros((B, DISPATCH), jnp.int32), jnp.zeros((B, DISPATCH), jnp.float32)
+    _, state, tokens, scores = jax.lax.while_loop(unfinished, step, (0, state, *empty))
+    return state, tokens, scores
+
+
+def _call(decoder, weights, tokens, position, cache) -> Output:
+    return decoder.apply({"params": weights}, tokens, position=position, cache=cache)
+
+
+def _drawn(sampler: Sampler, draw: Draw, state: State, output: Output) -> tuple[State, Array]:
+    """The state after a token drawn from the logits [B, 1, V], and the token's log-probability."""
+    logits, position = output.logits[:, 0], state.position + 1
+    token = sampler(logits, row_keys(draw.seed, draw.request, draw.sample, position))
+    score = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], -1)[:, 0]
+    done = state.done | (token == draw.eos)
+    return State(output.cache, token.astype(jnp.int32), position, done), score

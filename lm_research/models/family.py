@@ -1,0 +1,92 @@
+"""What a family says of its Hugging Face counterpart: a table of tensors, and configs to and fro.
+
+The table is data; `lm_research.hub` reads and writes weights by it, in both directions.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lm_research.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One of our parameters, and the tensor that holds it.
+
+    Attributes:
+      ours: the parameter's path, such as `stack/blocks/attention/query/kernel`.
+      theirs: the tensor's name as `transformers` writes it, with `{L}` where the layer goes.
+      axes: the tensor's axes in its order, as letters of our parameter. Letters that it flattens
+        into one axis stand in parentheses; a plus goes before the axis along which rows of the same
+        tensor are joined, in table order. So torch's Linear of queries is `(NH)D`, and GPT-2's
+        query, key and value in one are `D+(NH)`, `D+(KH)`, `D+(KH)`.
+      tied: the parameter that stands in for this one in models that lack it.
+    """
+
+    ours: str
+    theirs: str
+    axes: str
+    tied: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A kind of model as `transformers` has it.
+
+    Attributes:
+      kind: ours.
+      model_type, architecture: theirs.
+      rows: every parameter's tensor.
+      section: our model section, given their config completed by `defaults`.
+      config: their config's own part, given our section completed by its defaults, and the size
+        of each letter.
+      defaults: what they take where a config lacks a key that `section` reads.
+      fixed: their options of which we compute one value only.
+      inert: their keys that do not change what a model computes.
+      prefix: of tensor names; files of a bare trunk lack it.
+      buffers: patterns of tensors in files that are no parameters.
+    """
+
+    kind: str
+    model_type: str
+    architecture: str
+    rows: tuple[Row, ...]
+    section: Callable[[Mapping[str, Any]], dict[str, Any]]
+    config: Callable[[Mapping[str, Any], Mapping[str, int]], dict[str, Any]]
+    defaults: Mapping[str, Any]
+    fixed: Mapping[str, Any]
+    inert: tuple[str, ...] = ()
+    prefix: str = ""
+    buffers: tuple[str, ...] = ()
+
+
+# Their names of activations, the one to write first.
+ACTIVATIONS = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu",
+    "relu": "relu",
+    "relu2": "relu_squared",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+    "quick_gelu": "quick_gelu",
+}
+
+
+def our_activation(theirs: str) -> str:
+    """Our name of an activation.
+
+    Raises:
+      UserError: it is none of ours.
+    """
+    if theirs not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise UserError(f"config.json asks for the activation {theirs!r}; it takes {known}")
+    return ACTIVATIONS[theirs]
+
+
+def their_activation(ours: str) -> str:
+    """Their name of one of our activations."""
+    return next(theirs for theirs, name in ACTIVATIONS.items() if name == ours)

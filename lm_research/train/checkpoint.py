@@ -1,0 +1,409 @@
+"""Checkpoints: saved while training goes on, verified when restored, never taken on trust.
+
+Orbax writes and reads; what it leaves out is here. It restores flipped bits without an error, so a
+content hash of every leaf lies beside each step; it counts a step as saved before it is, so only
+what is on disk counts.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lm_research import log, tree
+from lm_research.errors import Stopped, UserError
+from lm_research.train.fingerprint import fingerprint
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """When a run saves its state and how much of that it keeps.
+
+    Attributes:
+      every: steps between saves; 0 saves by the clock, at the end and when the run is stopped.
+      minutes: also save when so many have passed since the last save.
+      keep: how many of the newest checkpoints stay.
+      keep_every: those of steps that are a multiple of this stay, too.
+    """
+
+    every: int = 1000
+    minutes: float | None = None
+    keep: int = 3
+    keep_every: int | None = None
+
+    def __post_init__(self):
+        if self.every < 0 or self.keep < 1:
+            raise UserError(
+                f"checkpoint.every is {self.every} and checkpoint.keep {self.keep}; "
+                "every takes 0 or more, keep 1 or more"
+            )
+        for name in ("minutes", "keep_every"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"checkpoint.{name} is {value}; it takes more than 0, or nothing")
+
+    def open(self, directory: str | Path) -> "Checkpoints":
+        """The checkpoints in a directory; nothing there changes before the first save."""
+        return Checkpoints(self, directory)
+
+
+class Checkpoints:
+    """The checkpoints of one run. Every process calls the same methods; Orbax decides who writes.
+
+    Opening and restoring change nothing on disk, so a run can be read while it trains.
+    """
+
+    def __init__(self, settings: Checkpoint, directory: str | Path):
+        self.settings, self.directory = settings, Path(directory).absolute()
+        self._clock = _Clock(settings.minutes)
+        self._writer: Any = None
+        self._newest: int | None = None  # the step that was last handed to the writer
+        self._bad: dict[int, str] = {}  # steps that could not be restored, and why
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        with contextlib.suppress(*([] if error is None else [Stopped])):
+            self.close()
+
+    def due(self, step: int) -> bool:
+        """Whether to save at `step`: the same answer on all processes.
+
+        Raises:
+          Stopped: the save that was going on has failed.
+        """
+        if self._writer is not None and not self._writer.is_saving_in_progress():
+            self.wait()
+        every = self.settings.every
+        return bool(every and step % every == 0) or self._clock.due(step)
+
+    def save(self, step: int, state: Tree, position: int, **facts: Any) -> None:
+        """Starts to save; returns when `state` may be donated. A step that is saved stays as it is.
+
+        Args:
+          step: what to call it.
+          state: tree of arrays.
+          position: the next index in the data.
+          **facts: more to keep beside the state, as JSON has it.
+
+        Raises:
+          Stopped: this save or the one before cannot be written.
+          UserError: the directory holds good checkpoints of later steps.
+        """
+        self.wait()
+        if step == self._newest:
+            return
+        import orbax.checkpoint as ocp
+
+        leaves = tree.named_leaves(state)
+        meta = {**facts, "step": step, "position": position, "leaves": _described(leaves)}
+        self._newest = step
+        try:
+            self._writer = self._writer or self._open_writer(step)
+            self._writer.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(leaves),
+                    meta=ocp.args.JsonSave({**meta, "seal": _seal(meta)}),
+                ),
+                force=True,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            self._stop(error)
+        self._clock.restart(step)
+
+    def wait(self) -> None:
+        """Returns when nothing is being saved.
+
+        Raises:
+          Stopped: the save has failed.
+        """
+        if self._writer is not None:
+            try:
+                self._writer.wait_until_finished()
+            except Exception as error:
+                self._stop(error)
+
+    def close(self) -> None:
+        """Waits, and lets go of Orbax's threads; a later save starts them again.
+
+        Raises:
+          Stopped: the save has failed.
+        """
+        self.wait()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def last_good(self) -> str:
+        """Says, for a message, which checkpoint is the newest one on disk."""
+        if self._writer is not None:
+            with contextlib.suppress(Exception):
+                self._writer.wait_until_finished()
+        steps = [step for step in _steps(self.directory) if step not in self._bad]
+        if not steps:
+            return f"there is no good checkpoint in {self.directory}"
+        return f"the last good checkpoint is step {steps[-1]} in {self.directory}"
+
+    def restore(self, abstract: Tree, partial: bool = False) -> tuple[Tree, dict[str, Any]] | None:
+        """The newest state that is whole, and what lies beside it; None where nothing was saved.
+
+        Args:
+          abstract: tree of shapes and dtypes with the shardings to restore to, whatever they were.
+          partial: `abstract` names only some of the leaves; the others are not read.
+
+        Raises:
+          UserError: every checkpoint is damaged, or they hold other leaves, shapes or dtypes.
+        """
+        self.wait()
+        steps = _agreed_steps(self.directory)
+        for step in reversed(steps):
+            result, problem = None, None
+            try:
+                result = _read(self.directory / str(step), abstract, partial)
+            except _Damaged as error:
+                problem = str(error)
+            if _everywhere(problem is None):
+                break
+            self._bad[step] = problem or "another process could not read it"
+        else:
+            if steps:
+                reasons = "; ".join(f"step {step}: {why}" for step, why in self._bad.items())
+                raise UserError(f"no checkpoint in {self.directory} can be restored: {reasons}")
+            return None
+        for bad in (s for s in steps if s > step):
+            asked, got = f"the checkpoint of step {bad} in {self.directory}", f"step {step}"
+            log.fallback(asked, got, self._bad[bad])
+        return result
+
+    def _open_writer(self, step: int) -> Any:
+        """Moves aside what could not be restored, clears what a crash left, and opens Orbax."""
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
+
+        if later := [s for s in _agreed_steps(self.directory) if s >= step and s not in self._bad]:
+            raise UserError(
+                f"{self.directory} holds the checkpoint of step {later[-1]}, so step {step} cannot "
+                "be saved there; restore it first, or give a new directory"
+            )
+        if jax.process_index() == 0:
+            for bad in self._bad:
+                if (self.directory / str(bad)).exists():
+                    (self.directory / str(bad)).rename(_free(self.directory / f"bad-{bad}"))
+        self._bad.clear()
+        logging.getLogger("absl").addFilter(_told_otherwise)
+        policies = [keep.LatestN(self.settings.keep)]
+        if self.settings.keep_every:
+            policies.append(keep.EveryNSteps(self.settings.keep_every))
+        options = ocp.CheckpointManagerOptions(
+            cleanup_tmp_directories=True,
+            preservation_policy=keep.AnyPreservationPolicy(policies),
+        )
+        return ocp.CheckpointManager(self.directory, options=options)
+
+    def _stop(self, error: Exception) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with contextlib.suppress(Exception):
+                writer.close()
+        if jax.process_index() == 0:
+            for partial in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(partial, ignore_errors=True)
+        raise Stopped(
+            f"the checkpoint of step {self._newest} cannot be written: {_reason(error)}; "
+            f"{self.last_good()}"
+        ) from error
+
+
+def load_params(directory: str | Path, abstract: Tree) -> tuple[Tree, dict[str, Any]]:
+    """The parameters of `save_params`, or the trained ones of a run, and what lies beside them.
+
+    Args:
+      directory: checkpoints.
+      abstract: shapes, dtypes and shardings of the parameters.
+
+    Raises:
+      UserError: there are none, they are damaged, or they are of another model.
+    """
+    restored = Checkpoint().open(directory).restore({"trained": abstract}, partial=True)
+    if restored is None:
+        raise UserError(f"there are no checkpoints in {directory}")
+    state, meta = restored
+    return state["trained"], meta
+
+
+def save_params(directory: str | Path, params: Tree, step: int = 0, **facts: Any) -> None:
+    """Saves parameters alone, and returns when they are on disk.
+
+    Raises:
+      Stopped: they cannot be written.
+      UserError: the directory holds checkpoints of later steps.
+    """
+    with Checkpoint().open(directory) as checkpoints:
+        checkpoints.save(step, {"trained": params}, 0, **facts)
+
+
+class _Damaged(Exception):
+    """What is wrong with a checkpoint, in one line."""
+
+
+def _read(path: Path, abstract: Tree, partial: bool) -> tuple[Tree, dict[str, Any]]:
+    import orbax.checkpoint as ocp
+
+    wanted = tree.named_leaves(abstract)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        with _damage("what lies beside the state"):
+            meta = reader.restore(path, ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            seal = meta.pop("seal")
+        if seal != _seal(meta):
+            raise _Damaged(f"{path}/meta is not what was written")
+        _check_same(path, wanted, meta["leaves"], partial)
+        with _damage("the state"):
+            arguments = ocp.args.PyTreeRestore(
+                wanted,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                partial_restore=True,
+            )
+            leaves = reader.restore(path, ocp.args.Composite(state=arguments))["state"]
+    found = fingerprint(leaves)
+    wrong = [name for name in wanted if found[name] != meta["leaves"][name]["fingerprint"]]
+    if wrong:
+        more = f" and of {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise _Damaged(f"the content of {wrong[0]}{more} is not what was written")
+    restored = [leaves[name] for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(abstract), restored), meta
+
+
+@contextlib.contextmanager
+def _damage(what: str):
+    """Turns whatever Orbax, TensorStore or JSON say of bad files into one line."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError:  # out of memory, or another process is gone
+        raise
+    except Exception as error:
+        raise _Damaged(f"{what} cannot be read: {_reason(error)}") from error
+
+
+def _check_same(path: Path, wanted: Mapping, stored: Mapping, partial: bool) -> None:
+    missing = [name for name in wanted if name not in stored]
+    extra = [] if partial else [name for name in stored if name not in wanted]
+    if missing or extra:
+        what = f"lacks {missing[0]}" if missing else f"holds {extra[0]}, which is not asked for"
+        more = len(missing) + len(extra) - 1
+        raise UserError(f"the checkpoint {path} {what}" + (f" ({more} more)" if more else ""))
+    for name, leaf in wanted.items():
+        shape, dtype = stored[name]["shape"], stored[name]["dtype"]
+        if (list(leaf.shape), str(leaf.dtype)) != (shape, dtype):
+            raise UserError(
+                f"the checkpoint {path} holds {name} as {dtype} {shape}; "
+                f"{leaf.dtype} {list(leaf.shape)} was asked for"
+            )
+
+
+def _described(leaves: Mapping[str, Array]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "shape": list(leaves[name].shape),
+            "dtype": str(leaves[name].dtype),
+            "fingerprint": content,
+        }
+        for name, content in fingerprint(leaves).items()
+    }
+
+
+def _seal(meta: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+class _Clock:
+    """Says when so many minutes have passed on process 0's clock.
+
+    Asking process 0 makes every process wait for the devices, so it also says for how many steps
+    not to ask again.
+    """
+
+    def __init__(self, minutes: float | None):
+        self.seconds = None if minutes is None else 60 * minutes
+        self.since, self.start, self.ask = time.monotonic(), None, 0
+
+    def restart(self, step: int) -> None:
+        self.since, self.start, self.ask = time.monotonic(), step, step + 1
+
+    def due(self, step: int) -> bool:
+        if self.start is None:
+            self.start = step
+        if self.seconds is None or step < self.ask:
+            return False
+        pause = int(_from_first(self._pause(step)))
+        self.ask = step + pause
+        return pause == 0
+
+    def _pause(self, step: int) -> int:
+        """0 if it is time, else half of the steps that fit into what is left."""
+        passed = time.monotonic() - self.since
+        pace = max(passed, 1e-9) / max(1, step - self.start)
+        left = self.seconds - passed
+        return 0 if left <= 0 else max(1, int(min(left / pace / 2, 1e6)))
+
+
+def _steps(directory: Path) -> list[int]:
+    """The complete steps on disk, in order: a step gets its name when all of it is there."""
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def _agreed_steps(directory: Path) -> list[int]:
+    """The steps that process 0 sees."""
+    steps = _steps(directory)
+    count = int(_from_first(len(steps)))
+    return [int(step) for step in _from_first(np.resize(np.array(steps, np.int32), count))]
+
+
+def _from_first(value: Any) -> Any:
+    """What process 0 has as `value`."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.broadcast_one_to_all(np.asarray(value))
+
+
+def _everywhere(fact: bool) -> bool:
+    """Whether `fact` holds on all processes."""
+    if jax.process_count() == 1:
+        return fact
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.asarray(fact)).all())
+
+
+def _free(path: Path) -> Path:
+    """`path`, or with a number behind it the first that does not exist."""
+    others = (path.with_name(f"{path.name}-{n}") for n in range(2, 1000))
+    return next(p for p in (path, *others) if not p.exists())
+
+
+def _reason(error: BaseException) -> str:
+    """One line of an error that may have many."""
+    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    text = text.split(" [source locations")[0].strip()
+    return text if len(text) < 300 else text[:150] + " ... " + text[-145:]
+
+
+def _told_otherwise(record: logging.LogRecord) -> bool:
+    """Keeps Orbax's tracebacks of failed saves out of the log: `Stopped` says it in a line."""
+    return record.exc_info is None or "orbax" not in Path(record.pathname).parts

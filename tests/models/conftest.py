@@ -1,0 +1,27 @@
+"""Parameters large enough to tell variants of a model apart."""
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_research import tree
+
+
+@pytest.fixture(scope="session")
+def large():
+    """Parameters of a model: every one of them random and far from zero, scales around one."""
+
+    def parameters(model, seed=0):
+        tokens = jnp.zeros((1, 2), jnp.int32)
+        boxed = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+
+        def draw(path, leaf):
+            noise = np.random.default_rng([seed, zlib.crc32(path.encode())]).normal(size=leaf.shape)
+            return jnp.float32(0.4 * noise + path.endswith("scale"))
+
+        return tree.map_named(draw, tree.unboxed(boxed))
+
+    return parameters

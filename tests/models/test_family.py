@@ -1,0 +1,196 @@
+"""Each family against `transformers`, with random weights made on the spot: a new one is a line in CASES."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lm_research import config, mesh, tree
+from lm_research.errors import UserError
+from lm_research.hub import load, names, save
+from lm_research.layers import Mask
+from lm_research.models.family import ACTIVATIONS, our_activation, their_activation
+from lm_research.objectives import Causal
+
+torch = pytest.importorskip("torch", reason="the reference is torch's: install the extra `verify`")
+transformers = pytest.importorskip("transformers", reason="it is the reference: extra `verify`")
+
+GPT2 = {"vocab_size": 61, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 24}
+LLAMA = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 24,
+}
+UNUSUAL_GPT2 = {
+    "activation_function": "gelu",
+    "n_inner": 40,
+    "layer_norm_epsilon": 1e-2,
+    "tie_word_embeddings": False,
+}
+TIED_LLAMA = {"tie_word_embeddings": True, "rope_theta": 100.0, "rms_norm_eps": 1e-2}
+CASES = {
+    "gpt2": ("GPT2Config", GPT2),
+    "gpt2_unusual": ("GPT2Config", GPT2 | UNUSUAL_GPT2),
+    "llama": ("LlamaConfig", LLAMA | {"num_key_value_heads": 2, "hidden_act": "gelu"}),
+    "llama_tied": ("LlamaConfig", LLAMA | TIED_LLAMA),
+    "qwen3": ("Qwen3Config", LLAMA | {"num_key_value_heads": 2, "head_dim": 16}),
+}
+LENGTH = 24  # the whole context
+ROWS = (24, 17, 1)  # tokens in each row of a padded batch
+TOLERANCE = 2e-5  # of the largest; the two gelus part at 1e-4
+
+
+class Reference:
+    """A `transformers` model with large random weights, and what we load of it."""
+
+    def __init__(self, case, directory):
+        kind, values = CASES[case]
+        torch.manual_seed(0)
+        settings = getattr(transformers, kind)(**values)
+        self.model = transformers.AutoModelForCausalLM.from_config(
+            settings, attn_implementation="eager"
+        ).eval()
+        with torch.no_grad():
+            for name, weight in self.model.named_parameters():
+                weight.normal_(0, 0.4)
+                if name.endswith(("norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight")):
+                    weight.add_(1)
+        self.model.save_pretrained(directory)
+        self.directory = directory
+        self.section = load.section(directory)
+        self.ours = config.build(self.section, save.CONTENTS, "model")
+        with mesh.single():
+            self.params = load.load(directory, self.ours)
+
+    def logits(self, tokens, present=None):
+        """Theirs, with their own idea of padding."""
+        present = np.ones_like(tokens) if present is None else present
+        return self.model(
+            torch.tensor(tokens),
+            attention_mask=torch.tensor(present),
+            position_ids=torch.tensor(positions(present)),
+        ).logits
+
+
+@pytest.fixture(scope="module", params=CASES)
+def reference(request, tmp_path_factory):
+    return Reference(request.param, tmp_path_factory.mktemp(request.param) / "theirs")
+
+
+def positions(present):
+    return np.maximum(np.cumsum(present, 1) - 1, 0)
+
+
+def padded(side):
+    """Tokens, and 1 where they are no padding."""
+    tokens = np.random.default_rng(1).integers(0, 61, (len(ROWS), LENGTH))
+    slots = np.arange(LENGTH)
+    rows = np.array(ROWS)[:, None]
+    return tokens, (slots < rows if side == "right" else slots >= LENGTH - rows).astype(int)
+
+
+def close(ours, theirs, tolerance=TOLERANCE):
+    ours, theirs = np.asarray(ours), theirs.detach().numpy()
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_logits_loss_and_every_gradient(reference, side):
+    tokens, present = padded(side)
+    weights = present[:, 1:] * present[:, :-1]
+    batch = {
+        "tokens": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "weights": weights.astype(np.float32),
+        "segments": present[:, :-1],
+        "position": positions(present)[:, :-1],
+    }
+    reference.model.zero_grad()
+    theirs = reference.logits(tokens, present)
+    each = torch.nn.functional.cross_entropy(
+        theirs[:, :-1].transpose(1, 2), torch.tensor(tokens[:, 1:]), reduction="none"
+    )
+    loss = (each * torch.tensor(weights)).sum()
+    loss.backward()
+
+    def total(params):
+        return Causal(LENGTH - 1).measure(reference.ours, params, batch)["loss"].total
+
+    def logits(params):
+        return reference.ours.apply(
+            {"params": params},
+            tokens,
+            position=positions(present),
+            mask=Mask(segments=(present, present)),
+        ).logits
+
+    ours, (value, gradients) = jax.jit(lambda p: (logits(p), jax.value_and_grad(total)(p)))(
+        reference.params
+    )
+    close(np.asarray(ours)[present == 1], theirs[torch.tensor(present == 1)])
+    close(value, loss)
+    leaves = tree.named_leaves(gradients)
+    given = names.parameters(names.abstract(reference.ours))
+    layout = names.layout(names.fitting(reference.section["kind"], given), given)
+    expected = {name: p.grad for name, p in reference.model.named_parameters()}
+    assert layout.keys() == expected.keys()
+    for name, tensor in layout.items():
+        made = tensor.made(
+            lambda path, layer: np.asarray(leaves[path] if layer is None else leaves[path][layer])
+        )
+        close(made, expected[name], 1e-4)
+
+
+def test_logits_without_positions_and_mask(reference):
+    tokens = np.random.default_rng(2).integers(0, 61, (2, LENGTH))
+    ours = reference.ours.apply({"params": reference.params}, tokens).logits
+    close(ours, reference.model(torch.tensor(tokens)).logits)
+    ours = reference.ours.apply({"params": reference.params}, tokens[:, :1]).logits
+    close(ours, reference.model(torch.tensor(tokens[:, :1])).logits)
+
+
+def test_weights_make_the_round_trip(reference, tmp_path):
+    count = save.save(tmp_path / "ours", reference.section, reference.params)
+    one = load_file(reference.directory / "model.safetensors")
+    other = load_file(tmp_path / "ours" / "model.safetensors")
+    assert one.keys() == other.keys() and len(other) == count
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    assert load.section(tmp_path / "ours") == reference.section
+
+
+def test_transformers_loads_what_we_save(reference, large, tmp_path):
+    params = large(reference.ours, seed=3)
+    save.save(tmp_path / "ours", reference.section, params)
+    theirs, info = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", attn_implementation="eager", output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"], info
+    tokens = np.random.default_rng(3).integers(0, 61, (2, LENGTH))
+    close(
+        reference.ours.apply({"params": params}, tokens).logits, theirs(torch.tensor(tokens)).logits
+    )
+    with mesh.single():
+        again = load.load(tmp_path / "ours", reference.ours)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+@pytest.mark.parametrize("theirs", ACTIVATIONS)
+def test_activations_are_theirs(theirs):
+    from lm_research.layers import ACTIVATIONS as functions
+
+    x = np.linspace(-6, 6, 101, dtype=np.float32)
+    expected = transformers.activations.ACT2FN[theirs](torch.tensor(x)).numpy()
+    ours = our_activation(theirs)
+    np.testing.assert_allclose(functions[ours](jnp.asarray(x)), expected, atol=2e-6)
+    assert ACTIVATIONS[their_activation(ours)] == ours
+
+
+def test_an_unknown_activation_is_refused():
+    with pytest.raises(UserError, match="'xielu'.*gelu_new"):
+        our_activation("xielu")

@@ -1,0 +1,136 @@
+"""What holds for every decoder, whatever its family: a new one is a line in MODELS."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_research import mesh
+from lm_research.layers import EMPTY, Mask, Patch, separated
+from lm_research.models import GPT2, Llama
+
+SIZES = {"vocab": 64, "width": 32, "layers": 2, "heads": 4}
+MODELS = {
+    "gpt2": GPT2(**SIZES, context=24),
+    "gpt2_bare": GPT2(**SIZES, context=24, bias=False, tied=False),
+    "llama": Llama(**SIZES, kv_heads=2, hidden=48),
+    "qwen3": Llama(**SIZES, kv_heads=2, head=16, hidden=48, head_norms=True, tied=True),
+}
+T = 12
+WEIGHTS = np.random.default_rng(7).normal(size=(2, T, 64)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request):
+    return MODELS[request.param]
+
+
+@pytest.fixture(scope="module")
+def params(model, large):
+    return large(model)
+
+
+@pytest.fixture(scope="module")
+def expected(model, params):
+    return both(model)(params)
+
+
+def tokens(rows=2, length=T):
+    return np.random.default_rng(4).integers(0, 64, (rows, length))
+
+
+def logits(model, params, tokens, **given):
+    return jax.jit(lambda p: model.apply({"params": p}, tokens, **given).logits)(params)
+
+
+def close(ours, expected, tolerance=1e-5):
+    """Leaf by leaf, as parts of its largest entry; a key's bias has no gradient but rounding."""
+    rounding = 0.03 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+            a, b, rtol=0, atol=tolerance * (np.abs(b).max() + rounding)
+        ),
+        ours,
+        expected,
+    )
+
+
+def both(model):
+    """Of parameters: gradients and logits, jitted."""
+
+    def total(params):
+        found = model.apply({"params": params}, tokens()).logits
+        return (found * WEIGHTS).sum(), found
+
+    return jax.jit(jax.grad(total, has_aux=True))
+
+
+def test_no_logit_depends_on_a_later_token(model, params):
+    shape = (1, T, 32)
+
+    def logit(add):
+        patches = {"embedded": Patch(jnp.ones(shape), add)}
+        output = model.apply({"params": params, "patches": patches}, tokens(1))
+        return (output.logits[0] * WEIGHTS[0]).sum(-1)  # [T]
+
+    influence = np.abs(jax.jit(jax.jacrev(logit))(jnp.zeros(shape))[:, 0]).max(-1)  # [T, S]
+    later = np.triu(np.ones((T, T), bool), 1)
+    assert (influence[later] == 0).all()
+    assert (influence[~later] > 0).all()
+
+
+def test_cached_is_full(model, params):
+    """Rows of uneven length, read in one call, and then token by token in slots that they share."""
+    given, lengths, read = tokens(), np.array([5, 3]), 5
+    full = logits(model, params, given)
+
+    @jax.jit
+    def step(params, cache, tokens, position):
+        output = model.apply({"params": params}, tokens, position=position, cache=cache)
+        return output.logits, output.cache
+
+    slots = np.broadcast_to(np.arange(read), (2, read))
+    position = np.where(slots < lengths[:, None], slots, EMPTY)
+    found, cache = step(params, model.init_cache(2, T), given[:, :read], position)
+    for row, length in enumerate(lengths):
+        close(found[row, :length], full[row, :length])
+    for i in range(T - read):
+        at = lengths + i
+        now = np.take_along_axis(given, at[:, None], 1)
+        found, cache = step(params, cache, now, at[:, None])
+        close(found[:, 0], np.take_along_axis(np.asarray(full), at[:, None, None], 1)[:, 0])
+
+
+def test_packed_is_separate(model, params):
+    given, cut = tokens(), 5
+    segments = np.where(np.arange(T) < cut, 1, 2) + np.zeros((2, 1), int)
+    position = np.where(segments == 1, np.arange(T), np.arange(T) - cut)
+    packed = logits(
+        model, params, given, position=position, mask=Mask(segments=(segments, segments))
+    )
+    close(packed[:, :cut], logits(model, params, given[:, :cut]))
+    close(packed[:, cut:], logits(model, params, given[:, cut:]))
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_scanned_is_unrolled(model, params, expected, remat):
+    """And computing activations again changes nothing."""
+    scanned = model.clone(stack=model.stack.clone(execution="scan", remat=remat))
+    close(both(scanned)(params), expected)
+
+
+def test_separate_is_stacked(model, params, expected):
+    apart = model.clone(stack=model.stack.clone(execution="separate"))
+    stack = separated(params["stack"], model.stack.layers)
+    gradients, logits = expected
+    gradients = {**gradients, "stack": separated(gradients["stack"], model.stack.layers)}
+    close(both(apart)({**params, "stack": stack}), (gradients, logits))
+
+
+def test_sharded_is_whole(model, params, expected):
+    boxed = jax.eval_shape(model.init, jax.random.key(0), tokens())["params"]
+    with mesh.Mesh(data=2, fsdp=2, tensor=2).activate():
+        sharded = jax.device_put(params, mesh.shardings(boxed))
+        key = sharded["stack"]["blocks"]["attention"]["key"]["kernel"]
+        assert key.addressable_shards[0].data.shape[1:3] == (key.shape[1] / 2, key.shape[2] / 2)
+        close(both(model)(sharded), expected)

@@ -1,0 +1,153 @@
+"""The training step: microbatches, dispatches and meshes change nothing."""
+
+import dataclasses
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_research import mesh, tree
+from lm_research.errors import UserError
+from lm_research.models import GPT2, Llama
+from lm_research.objectives import Causal
+from lm_research.optimizers import Adafactor, AdamW, Averaged, Lion, Muon
+from lm_research.train.experiment import Batch
+from lm_research.train.step import Trainer, train_steps
+from lm_research.weights import Full, LoRA, Part
+
+B, T, V = 8, 16, 64
+MODELS = {
+    "gpt2": GPT2(V, 32, 2, 4, context=T),
+    "llama": Llama(V, 32, 2, 4, 2, hidden=48, head_norms=True),
+}
+
+
+def experiment(**changes):
+    fields = dict(
+        model=MODELS["llama"],
+        objective=Causal(T),
+        weights=Full(),
+        optimizer=AdamW(1e-2, shape="constant"),
+        batch=Batch(B),
+        steps=100,
+        seed=0,
+    )
+    return types.SimpleNamespace(**{**fields, **changes})
+
+
+def batches(steps=5):
+    """Uneven: every example has its own number of targets."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, V, (steps, B, T + 1), np.int32)
+    weights = (np.arange(T) < rng.integers(1, T + 1, (steps, B, 1))).astype(np.float32)
+    return {"tokens": tokens[..., :-1], "targets": tokens[..., 1:], "weights": weights}
+
+
+def run(x, sizes=(1, 1, 1), steps=5, dispatch=1):
+    """Losses of each step, and the trained weights at the end."""
+    with mesh.Mesh(*sizes).activate(jax.devices()[: int(np.prod(sizes))]):
+        trainer = Trainer.of(x)
+        state, losses = trainer.init(), []
+        step = jax.jit(functools.partial(train_steps, trainer), donate_argnums=0)
+        for i in range(0, steps, dispatch):
+            piece = jax.tree.map(lambda a: a[i : i + dispatch], batches(steps))
+            state, numbers = step(state, mesh.place(piece, leading=1))
+            losses += numbers["loss"].tolist()
+        return losses, jax.device_get(x.weights.join(state.trained, state.held))
+
+
+def close(left, right, tolerance):
+    for (name, a), b in zip(tree.named_leaves(left).items(), jax.tree.leaves(right)):
+        assert np.abs(a - b).max() <= tolerance, name
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_microbatches_are_exact_with_uneven_lengths(count):
+    want_losses, want = run(experiment())
+    losses, got = run(experiment(batch=Batch(B, microbatches=count)))
+    np.testing.assert_allclose(losses, want_losses, rtol=1e-5)
+    close(got, want, 2e-4)
+
+
+def test_averaging_microbatch_means_would_be_wrong():
+    """What the exact way is told apart from: the means of halves differ in weight."""
+    weights = batches()["weights"][0]
+    halves = weights[::2].sum(), weights[1::2].sum()
+    assert abs(halves[0] - halves[1]) > 5
+
+
+def test_several_steps_a_dispatch_are_the_same_steps():
+    want_losses, want = run(experiment(), steps=6)
+    losses, got = run(experiment(), steps=6, dispatch=3)
+    np.testing.assert_allclose(losses, want_losses, rtol=1e-6)
+    close(got, want, 1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("name", MODELS)
+def test_eight_devices_equal_one(name, sizes):
+    want, _ = run(experiment(model=MODELS[name]))
+    got, _ = run(experiment(model=MODELS[name]), sizes)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(weights=LoRA(rank=2)),
+        dict(weights=Part("mlp")),
+        dict(optimizer=Muon(1e-2)),
+        dict(optimizer=Averaged(Lion(1e-3))),
+        dict(optimizer=Adafactor(1e-2)),
+    ],
+    ids=["lora", "part", "muon", "averaged lion", "adafactor"],
+)
+def test_choices_train_on_a_mesh_as_on_one_device(changes):
+    want, before = run(experiment(**changes))
+    got, _ = run(experiment(**changes), (2, 2, 2))
+    assert want[-1] < want[0] or "weights" in changes
+    np.testing.assert_allclose(got, want, rtol=2e-5)
+
+
+def test_moments_lie_as_their_parameters_do():
+    with mesh.Mesh(2, 2, 2).activate():
+        state = Trainer.of(experiment()).abstract()
+    trained = tree.named_leaves(state.trained)
+    moments = {n: leaf for n, leaf in tree.named_leaves(state.optimizer).items() if "/mu/" in n}
+    assert len(moments) == len(trained)
+    for name, leaf in moments.items():
+        assert leaf.sharding == trained[name.split("/mu/")[1]].sharding
+    assert "tensor" in str(trained["stack/blocks/mlp/up/kernel"].sharding.spec)
+    assert "fsdp" in str(trained["stack/blocks/mlp/up/kernel"].sharding.spec)
+
+
+def test_a_mesh_that_does_not_divide_is_refused():
+    x = experiment(model=GPT2(V, 36, 2, 3, context=T))
+    with mesh.Mesh(1, 1, 8).activate(), pytest.raises(UserError, match="axis N .* 3 .*tensor"):
+        Trainer.of(x).abstract()
+    with mesh.Mesh(8).activate(), pytest.raises(UserError, match="multiple of 8"):
+        mesh.check_batch(6)
+    with pytest.raises(UserError, match="does not make 8 devices"):
+        mesh.Mesh(3).sizes(8)
+
+
+def test_dropout_differs_by_step_and_repeats_by_seed():
+    x = experiment(model=GPT2(V, 32, 2, 4, context=T, dropout=0.5))
+    first, _ = run(x)
+    again, _ = run(x)
+    other, _ = run(experiment(model=x.model, seed=1))
+    assert first == again and first != other
+
+
+def test_starting_from_given_parameters():
+    with mesh.single():
+        trainer = Trainer.of(experiment(weights=LoRA(rank=2)))
+        params = jax.tree.map(lambda a: a + 1, trainer.init().held)
+        state = trainer.init(params)
+        close(state.held, params, 0)
+        joined = trainer.experiment.weights.join(state.trained, state.held)
+        close(joined, params, 1e-6)
+        assert dataclasses.asdict(trainer.experiment.batch)["size"] == B and jnp.all(state.step == 0)
