@@ -7,12 +7,9 @@ what is on disk counts.
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +18,8 @@ import numpy as np
 
 from lm_research import log, tree
 from lm_research.errors import Stopped, UserError
-from lm_research.train.fingerprint import fingerprint
+from lm_research.train.stored import Damaged, described, quiet, read, reason, told_otherwise
 
-Array = jax.Array
 Tree = Any
 
 
@@ -108,16 +104,15 @@ class Checkpoints:
             return
         import orbax.checkpoint as ocp
 
-        leaves = tree.named_leaves(state)
-        meta = {**facts, "step": step, "position": position, "leaves": _described(leaves)}
+        meta = described(step, state, {**facts, "position": position})
         self._newest = step
         try:
             self._writer = self._writer or self._open_writer(step)
             self._writer.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(leaves),
-                    meta=ocp.args.JsonSave({**meta, "seal": _seal(meta)}),
+                    state=ocp.args.StandardSave(tree.named_leaves(state)),
+                    meta=ocp.args.JsonSave(meta),
                 ),
                 force=True,
             )
@@ -170,24 +165,30 @@ class Checkpoints:
         """
         self.wait()
         steps = _agreed_steps(self.directory)
+        with quiet():
+            result = self._newest_whole(steps, abstract, partial)
+        if result is None and steps:
+            reasons = "; ".join(f"step {step}: {why}" for step, why in self._bad.items())
+            raise UserError(f"no checkpoint in {self.directory} can be restored: {reasons}")
+        if result is None:
+            return None
+        self._newest = result[1]["step"]
+        for bad in (step for step in steps if step > self._newest):
+            asked, got = f"the checkpoint of step {bad}", f"that of step {self._newest}"
+            log.fallback(f"{asked} in {self.directory}", got, self._bad[bad])
+        return result
+
+    def _newest_whole(self, steps: list[int], abstract: Tree, partial: bool):
         for step in reversed(steps):
             result, problem = None, None
             try:
-                result = _read(self.directory / str(step), abstract, partial)
-            except _Damaged as error:
+                result = read(self.directory / str(step), abstract, partial)
+            except Damaged as error:
                 problem = str(error)
             if _everywhere(problem is None):
-                break
+                return result
             self._bad[step] = problem or "another process could not read it"
-        else:
-            if steps:
-                reasons = "; ".join(f"step {step}: {why}" for step, why in self._bad.items())
-                raise UserError(f"no checkpoint in {self.directory} can be restored: {reasons}")
-            return None
-        for bad in (s for s in steps if s > step):
-            asked, got = f"the checkpoint of step {bad} in {self.directory}", f"step {step}"
-            log.fallback(asked, got, self._bad[bad])
-        return result
+        return None
 
     def _open_writer(self, step: int) -> Any:
         """Moves aside what could not be restored, clears what a crash left, and opens Orbax."""
@@ -204,7 +205,7 @@ class Checkpoints:
                 if (self.directory / str(bad)).exists():
                     (self.directory / str(bad)).rename(_free(self.directory / f"bad-{bad}"))
         self._bad.clear()
-        logging.getLogger("absl").addFilter(_told_otherwise)
+        logging.getLogger("absl").addFilter(told_otherwise)
         policies = [keep.LatestN(self.settings.keep)]
         if self.settings.keep_every:
             policies.append(keep.EveryNSteps(self.settings.keep_every))
@@ -216,6 +217,7 @@ class Checkpoints:
 
     def _stop(self, error: Exception) -> None:
         writer, self._writer = self._writer, None
+        step, self._newest = self._newest, None
         if writer is not None:
             with contextlib.suppress(Exception):
                 writer.close()
@@ -223,8 +225,7 @@ class Checkpoints:
             for partial in self.directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(partial, ignore_errors=True)
         raise Stopped(
-            f"the checkpoint of step {self._newest} cannot be written: {_reason(error)}; "
-            f"{self.last_good()}"
+            f"the checkpoint of step {step} cannot be written: {reason(error)}; {self.last_good()}"
         ) from error
 
 
@@ -254,79 +255,6 @@ def save_params(directory: str | Path, params: Tree, step: int = 0, **facts: Any
     """
     with Checkpoint().open(directory) as checkpoints:
         checkpoints.save(step, {"trained": params}, 0, **facts)
-
-
-class _Damaged(Exception):
-    """What is wrong with a checkpoint, in one line."""
-
-
-def _read(path: Path, abstract: Tree, partial: bool) -> tuple[Tree, dict[str, Any]]:
-    import orbax.checkpoint as ocp
-
-    wanted = tree.named_leaves(abstract)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-        with _damage("what lies beside the state"):
-            meta = reader.restore(path, ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-            seal = meta.pop("seal")
-        if seal != _seal(meta):
-            raise _Damaged(f"{path}/meta is not what was written")
-        _check_same(path, wanted, meta["leaves"], partial)
-        with _damage("the state"):
-            arguments = ocp.args.PyTreeRestore(
-                wanted,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-                partial_restore=True,
-            )
-            leaves = reader.restore(path, ocp.args.Composite(state=arguments))["state"]
-    found = fingerprint(leaves)
-    wrong = [name for name in wanted if found[name] != meta["leaves"][name]["fingerprint"]]
-    if wrong:
-        more = f" and of {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise _Damaged(f"the content of {wrong[0]}{more} is not what was written")
-    restored = [leaves[name] for name in wanted]
-    return jax.tree.unflatten(jax.tree.structure(abstract), restored), meta
-
-
-@contextlib.contextmanager
-def _damage(what: str):
-    """Turns whatever Orbax, TensorStore or JSON say of bad files into one line."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError:  # out of memory, or another process is gone
-        raise
-    except Exception as error:
-        raise _Damaged(f"{what} cannot be read: {_reason(error)}") from error
-
-
-def _check_same(path: Path, wanted: Mapping, stored: Mapping, partial: bool) -> None:
-    missing = [name for name in wanted if name not in stored]
-    extra = [] if partial else [name for name in stored if name not in wanted]
-    if missing or extra:
-        what = f"lacks {missing[0]}" if missing else f"holds {extra[0]}, which is not asked for"
-        more = len(missing) + len(extra) - 1
-        raise UserError(f"the checkpoint {path} {what}" + (f" ({more} more)" if more else ""))
-    for name, leaf in wanted.items():
-        shape, dtype = stored[name]["shape"], stored[name]["dtype"]
-        if (list(leaf.shape), str(leaf.dtype)) != (shape, dtype):
-            raise UserError(
-                f"the checkpoint {path} holds {name} as {dtype} {shape}; "
-                f"{leaf.dtype} {list(leaf.shape)} was asked for"
-            )
-
-
-def _described(leaves: Mapping[str, Array]) -> dict[str, dict[str, Any]]:
-    return {
-        name: {
-            "shape": list(leaves[name].shape),
-            "dtype": str(leaves[name].dtype),
-            "fingerprint": content,
-        }
-        for name, content in fingerprint(leaves).items()
-    }
-
-
-def _seal(meta: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 class _Clock:
@@ -395,15 +323,3 @@ def _free(path: Path) -> Path:
     """`path`, or with a number behind it the first that does not exist."""
     others = (path.with_name(f"{path.name}-{n}") for n in range(2, 1000))
     return next(p for p in (path, *others) if not p.exists())
-
-
-def _reason(error: BaseException) -> str:
-    """One line of an error that may have many."""
-    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    text = text.split(" [source locations")[0].strip()
-    return text if len(text) < 300 else text[:150] + " ... " + text[-145:]
-
-
-def _told_otherwise(record: logging.LogRecord) -> bool:
-    """Keeps Orbax's tracebacks of failed saves out of the log: `Stopped` says it in a line."""
-    return record.exc_info is None or "orbax" not in Path(record.pathname).parts

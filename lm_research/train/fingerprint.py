@@ -52,7 +52,7 @@ def _sums(leaf: Array) -> Array:
     first = first ^ (first >> 13)
     second = (first + index) * word(0xC2B2AE35)
     second = second ^ (second >> 16)
-    # One reduction of both, into which XLA fuses the mixes: two took temporaries as large as the leaf.
+    # One reduction of both: XLA fuses the mixes into it; two took temporaries of the leaf's size.
     add = lambda left, right: (left[0] + right[0], left[1] + right[1])
     sums = jax.lax.reduce((first, second), (word(0), word(0)), add, tuple(range(value.ndim)))
     return jnp.stack(sums)

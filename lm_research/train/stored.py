@@ -1,0 +1,153 @@
+"""One checkpoint on disk: what lies beside the state, and reading both without trusting either."""
+
+import contextlib
+import gc
+import hashlib
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lm_research import tree
+from lm_research.errors import UserError
+from lm_research.train.fingerprint import fingerprint
+
+Array = jax.Array
+Tree = Any
+
+
+class Damaged(Exception):
+    """What is wrong with a checkpoint, in one line."""
+
+
+def described(step: int, state: Tree, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What lies beside a state: its step, `facts`, each leaf's shape and content, and a seal."""
+    contents = fingerprint(state)
+    leaves = {
+        name: {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "fingerprint": contents[name]}
+        for name, leaf in tree.named_leaves(state).items()
+    }
+    meta = {**facts, "step": step, "leaves": leaves}
+    return {**meta, "seal": _seal(meta)}
+
+
+def read(path: Path, abstract: Tree, partial: bool) -> tuple[Tree, dict[str, Any]]:
+    """The state in a step's directory, verified, and what lies beside it.
+
+    Args:
+      path: the directory.
+      abstract: tree of shapes and dtypes with the shardings to restore to.
+      partial: `abstract` names only some of the leaves.
+
+    Raises:
+      Damaged: a file is missing or torn, or the content is not what was written.
+      UserError: it holds other leaves, shapes or dtypes.
+    """
+    import orbax.checkpoint as ocp
+
+    wanted = tree.named_leaves(abstract)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        with _damage("what lies beside the state"):
+            meta = reader.restore(path, ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            seal = meta.pop("seal")
+        if seal != _seal(meta):
+            raise Damaged(f"{path}/meta is not what was written")
+        _check_same(path, wanted, meta["leaves"], partial)
+        with _damage("the state"):
+            arguments = ocp.args.PyTreeRestore(
+                wanted,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                partial_restore=True,
+            )
+            leaves = reader.restore(path, ocp.args.Composite(state=arguments))["state"]
+    found = fingerprint(leaves)
+    wrong = [name for name in wanted if found[name] != meta["leaves"][name]["fingerprint"]]
+    if wrong:
+        more = f" and of {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise Damaged(f"the content of {wrong[0]}{more} is not what was written")
+    restored = [leaves[name] for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(abstract), restored), meta
+
+
+@contextlib.contextmanager
+def _damage(what: str):
+    """Turns whatever Orbax, TensorStore or JSON say of bad files into one line."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError:  # out of memory, or another process is gone
+        raise
+    except Exception as error:
+        raise Damaged(f"{what} cannot be read: {reason(error)}") from error
+
+
+def _check_same(path: Path, wanted: Mapping, stored: Mapping, partial: bool) -> None:
+    missing = [name for name in wanted if name not in stored]
+    extra = [] if partial else [name for name in stored if name not in wanted]
+    if missing or extra:
+        what = f"lacks {missing[0]}" if missing else f"holds {extra[0]}, which is not asked for"
+        more = len(missing) + len(extra) - 1
+        raise UserError(f"the checkpoint {path} {what}" + (f" ({more} more)" if more else ""))
+    for name, leaf in wanted.items():
+        shape, dtype = stored[name]["shape"], stored[name]["dtype"]
+        if (list(leaf.shape), str(leaf.dtype)) != (shape, dtype):
+            raise UserError(
+                f"the checkpoint {path} holds {name} as {dtype} {shape}; "
+                f"{leaf.dtype} {list(leaf.shape)} was asked for"
+            )
+
+
+def _seal(meta: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def quiet():
+    """Holds back what Orbax's threads and the reads that it abandons print of an error.
+
+    The error itself is raised to the caller, who tells it in a line.
+    """
+    hooks = sys.excepthook, sys.unraisablehook
+
+    def uncaught(kind, error, trace):
+        if str(error) != "Event loop is closed":
+            hooks[0](kind, error, trace)
+
+    def unraisable(found):
+        if "orbax" not in repr(getattr(found.object, "cr_code", "")):
+            hooks[1](found)
+
+    loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that were never awaited
+        sys.excepthook, sys.unraisablehook = uncaught, unraisable
+        for logger in loggers:
+            logger.addFilter(told_otherwise)
+        try:
+            yield
+        finally:
+            gc.collect()  # what is abandoned complains when it is collected
+            for logger in loggers:
+                logger.removeFilter(told_otherwise)
+            sys.excepthook, sys.unraisablehook = hooks
+
+
+def reason(error: BaseException) -> str:
+    """One line of an error whose message, or whose causes, may have many."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = next((line for line in str(error).splitlines() if line.strip()), "")
+    for tail in (" [source locations", " [tensorstore_spec"):
+        text = text.split(tail)[0].strip()
+    if not text or not isinstance(error, OSError | ValueError):
+        text = f"{type(error).__name__}: {text}"
+    return text if len(text) < 400 else text[:200] + " ... " + text[-195:]
+
+
+def told_otherwise(record: logging.LogRecord) -> bool:
+    """A filter that keeps Orbax's tracebacks out of the log."""
+    return record.exc_info is None or not {"orbax", "asyncio"} & set(Path(record.pathname).parts)
