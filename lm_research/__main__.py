@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 
 from lm_research.commands import COMMANDS
@@ -9,7 +10,12 @@ from lm_research.errors import Stopped, UserError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command; returns its exit status: 0, 1 for a run that had to stop, 2 for a user's mistake."""
+    """Runs a command.
+
+    Returns:
+      Its exit status: 0, 1 for a run that had to stop, 2 for a user's mistake, 75 for a run that
+      was told to stop and can go on, 130 for Control-C at a moment with nothing to save.
+    """
     argv = sys.argv[1:] if argv is None else argv
     try:
         if not argv or argv[0] in ("-h", "--help", "--helpfull", "help"):
@@ -22,6 +28,12 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"lm_research: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a disk, a permission, a pipe: the machine's business, not ours
+        print(f"lm_research: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("lm_research: interrupted", file=sys.stderr)
+        return 130
 
 
 def usage() -> str:
@@ -58,18 +70,32 @@ def command(name: str, argv: list[str]) -> int:
         print(f"python -m lm_research {name}: {module.__doc__}")
         print(values.module_help(module.__name__) or values.get_help())
         return 0
+    sys.argv = argv  # where ml_collections looks for the fields to replace
     try:
         rest = values(argv)
     except UserError:
         raise
+    except flags.UnrecognizedFlagError as error:
+        own = values.get_flags_for_module(module.__name__)
+        known(error.flagname, [flag.name for flag in own], f"flag of {name}")
+        raise UserError(f"{name} has no flag --{error.flagname}") from error
     except (
         Exception
     ) as error:  # absl and ml_collections raise many kinds, all of them the user's business
-        raise UserError(" ".join(str(error).split()) or repr(error)) from error
+        raise UserError(told(name, " ".join(str(error).split()) or repr(error))) from error
     if rest[1:]:
-        raise UserError(f"{name} takes flags only, and was given {rest[1]!r}")
+        raise UserError(f"{name} takes flags only (--flag=value), and was given {rest[1]!r}")
     logging.set_verbosity(logging.ERROR)  # Orbax and absl are chatty
     return module.run(values) or 0
+
+
+def told(name: str, message: str) -> str:
+    """What absl says of a command's flags, shorter."""
+    missing = re.findall(r"Flag --(\w+) must have a value other than None", message)
+    if missing:
+        needed = " and ".join(f"--{flag}" for flag in missing)
+        return f"{name} needs {needed} (python -m lm_research {name} --help tells what they take)"
+    return message.removeprefix("flag ")
 
 
 def with_huge_pages() -> None:

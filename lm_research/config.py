@@ -105,8 +105,20 @@ def known(name: str, names: Iterable[str], what: str) -> None:
     if name in names:
         return
     near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(names))}"
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(names)) or 'none'}"
     raise UserError(f"no {what} is called {name!r}; {hint}")
+
+
+def at_least(settings: Any, where: str, least: int, *names: str) -> None:
+    """Refuses settings of which one of the fields `names` is less than `least`.
+
+    Raises:
+      UserError: names the field.
+    """
+    for name in names:
+        if (value := getattr(settings, name)) < least:
+            here = f"{where}.{name}".lstrip(".")
+            raise UserError(f"{here} is {value}; it takes a number from {least} on")
 
 
 def plain(config: Any) -> Any:

@@ -88,6 +88,15 @@ def write_facts(workdir: Path, **more: Any) -> None:
     write_text(path, json.dumps(_plain({**known, **new}), indent=2, allow_nan=False) + "\n")
 
 
+def stored_facts(workdir: Path) -> dict[str, Any]:
+    """What facts.json says; nothing where there is none.
+
+    Raises:
+      UserError: it is not JSON.
+    """
+    return _object(Path(workdir) / "facts.json")
+
+
 class Log:
     """The numbers of one run: a JSON object per line of metrics.jsonl, and TensorBoard."""
 

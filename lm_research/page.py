@@ -165,6 +165,7 @@ def _samples(text: str) -> str:
     last = [sample.strip() for step, sample in zip(steps, texts) if step == steps[-1]][-8:]
     drawn = []
     for sample in last:
+        sample = re.sub("^> ", "", sample, flags=re.MULTILINE)
         prompt = re.match(r"\*\*(.*?)\*\*", sample, flags=re.DOTALL)
         start = f"<b>{_text(prompt[1])}</b>" if prompt else ""
         rest = sample[prompt.end() if prompt else 0 :]

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
+
+from lm_research.commands import config_flag
 
 
 def define() -> None:
     """--config, --workdir."""
-    config_flags.DEFINE_config_file("config", None, "a config file, with knobs after a colon")
+    config_flag.define()
     flags.DEFINE_string("workdir", None, "the directory of the run that will use the data")
     flags.mark_flags_as_required(["config", "workdir"])
 

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
+
+from lm_research.commands import config_flag
 
 
 def define() -> None:
     """--config, --workdir, --strict."""
-    config_flags.DEFINE_config_file(
-        "config", None, "a config file, with knobs after a colon: configs/gpt2_small.py:width=512"
-    )
+    config_flag.define()
     flags.DEFINE_string("workdir", None, "where the run keeps everything; a run there goes on")
     flags.DEFINE_bool("strict", False, "whether a fallback is an error")
     flags.mark_flags_as_required(["config", "workdir"])

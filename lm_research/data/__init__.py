@@ -8,7 +8,20 @@ from lm_research.data.tfds import TFDS
 from lm_research.data.tokenizer import BPE, Bytes, Characters, Pretrained, Tokenizer
 
 __all__ = [
-    *("Source", "Memory", "Slice", "Mix", "TextFiles", "Documents", "PythonDocs", "TFDS"),
-    *("Tokenizer", "Bytes", "Characters", "BPE", "Pretrained"),
-    *("Packed", "Prepared", "Windows"),
+    "BPE",
+    "Bytes",
+    "Characters",
+    "Documents",
+    "Memory",
+    "Mix",
+    "Packed",
+    "Prepared",
+    "Pretrained",
+    "PythonDocs",
+    "Slice",
+    "Source",
+    "TFDS",
+    "TextFiles",
+    "Tokenizer",
+    "Windows",
 ]

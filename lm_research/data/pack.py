@@ -1,4 +1,4 @@
-"""From a corpus to windows of tokens: the split, the tokenizer, the shards and the arithmetic of packing."""
+"""From a corpus to windows of tokens: split, tokenizer, shards and the arithmetic of packing."""
 
 import dataclasses
 import hashlib
@@ -27,7 +27,7 @@ _PREPARED = "prepared.json"
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Token shards as windows: window i reads tokens i * length on and predicts the `length` tokens after its first.
+    """Token shards as windows; window i begins at token i * length and predicts `length` tokens.
 
     So every token but the very first is predicted once; the last window may be padded.
 
@@ -50,21 +50,22 @@ class Windows:
         return -(-self.tokens // self.length)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return {
-            name: rows[0] for name, rows in self.gather([within(index, len(self))]).items()
-        }
+        return {name: rows[0] for name, rows in self.gather([within(index, len(self))]).items()}
 
-    def gather(self, indices: Iterable[int], shifts: Iterable[int] | int = 0) -> dict[str, np.ndarray]:
+    def gather(
+        self, indices: Iterable[int], shifts: Iterable[int] | int = 0
+    ) -> dict[str, np.ndarray]:
         """Many windows at once, stacked.
 
         Args:
           indices: which, [B].
-          shifts: tokens by which each window is moved along the text, [B] or one for all, less than `tokens`. The
-            text is a ring: what is moved over its end comes from its beginning.
+          shifts: tokens by which each window is moved along the text, [B] or one for all, less than
+            `tokens`. The text is a ring: what is moved over its end comes from its beginning.
 
         Returns:
-          tokens int32 [B, T + 1]; weights float32 [B, T + 1], 0 for padding; and for separate documents, int32
-          [B, T + 1] each, segments (from 1 in each window, 0 for padding) and position (from 0 in each segment).
+          tokens int32 [B, T + 1]; weights float32 [B, T + 1], 0 for padding; and for separate
+          documents, int32 [B, T + 1] each, segments (from 1 in each window, 0 for padding) and
+          position (from 0 in each segment).
         """
         indices = np.asarray(indices, np.int64)
         starts = (indices * self.length + shifts) % self.tokens
@@ -140,10 +141,13 @@ class Packed:
       source: records with a field "text".
       tokenizer: trained on the train part, or on all text where it only lists characters.
       heldout: the share of the text to hold out, or a source of its own.
-      split: "documents" holds documents out, "tail" the end of the text; "auto" takes "documents" from 20 on.
-      documents: whether each document is read alone ("separate") or sees those before it ("joined").
+      split: "documents" holds documents out, "tail" the end of the text; "auto" takes "documents"
+        from 20 on.
+      documents: whether each document is read alone ("separate") or sees those before it
+        ("joined").
       shuffle: whether windows come in random order.
-      cache: where runs share prepared data, each in a folder named by its content; None keeps it in the run.
+      cache: where runs share prepared data, each in a folder named by its content; None keeps it in
+        the run.
     """
 
     source: Source
@@ -180,7 +184,8 @@ class Packed:
             if asked["fingerprints"] is None or stored.get("asked") != asked:
                 stored = {**self._find_or_make(directory, asked), "asked": asked}
                 log.write_text(path, json.dumps(stored, indent=2) + "\n")
-        place = Path(stored["place"])
+        # A run's directory may have been moved since.
+        place = directory if self.cache is None else Path(stored["place"])
         tokenizer = tokenizers.load(place / "tokenizer")
         parts = {}
         for name in ("train", "heldout"):
@@ -192,7 +197,7 @@ class Packed:
         return Prepared(parts["train"], parts["heldout"], tokenizer, stored["facts"])
 
     def _asked(self) -> dict[str, Any]:
-        """What determines the prepared data, its texts aside, for which files' fingerprints may stand."""
+        """What determines the prepared data; fingerprints of files stand for their texts."""
         given = not isinstance(self.heldout, float | int)
         sources = (self.source, self.heldout) if given else (self.source,)
         prints = [getattr(source, "fingerprint", lambda: None)() for source in sources]
@@ -211,7 +216,9 @@ class Packed:
         found = survey(self.source)
         given = None if asked["heldout"] != "given" else survey(self.heldout)
         content = [found.content, given and given.content]
-        key = _key([shards_.FORMAT, content, *(asked[n] for n in ("tokenizer", "heldout", "split"))])
+        key = _key(
+            [shards_.FORMAT, content, *(asked[n] for n in ("tokenizer", "heldout", "split"))]
+        )
         if self.cache is None:
             return self._made(directory, key, found, given)
         place = Path(self.cache) / key[:16]
@@ -223,6 +230,8 @@ class Packed:
     def _made(self, place: Path, key: str, found: Survey, given: Survey | None) -> dict[str, Any]:
         if (stored := _stored(place / _PREPARED)).get("key") == key:
             return {**stored, "place": str(place)}
+        if not found.characters.any():
+            raise UserError(f"the text is empty: {len(found.bytes)} documents without a character")
         if given is None:
             train, heldout, how = split(self.source, found, self.heldout, self.split)
         else:
@@ -234,7 +243,7 @@ class Packed:
             if not any(part.texts()):
                 raise UserError(
                     f"the {name} part of the text is empty: {len(found.bytes)} documents, "
-                    f"{found.bytes.sum():,} bytes, split {how!r}, heldout {self.heldout}; give more text"
+                    f"{found.bytes.sum():,} bytes, split {how!r}; give more text"
                 )
         everything = Part(self.source, np.arange(len(found.bytes)))
         lists = isinstance(self.tokenizer, tokenizers.Characters)  # as nanoGPT does
@@ -260,16 +269,16 @@ class Packed:
         tokens = parts["train"].tokens
         if tokens < length:
             raise UserError(
-                f"the train part of the text has {max(tokens, 0)} tokens to predict, fewer than one sequence of "
-                f"{length} (objective.length); give more text or a shorter length"
+                f"the train part of the text has {max(tokens, 0)} tokens to predict, fewer than "
+                f"one sequence of {length} (objective.length); give more text or a shorter length"
             )
         if parts["heldout"].tokens < 1:
             raise UserError("the held-out part of the text has no token to predict; give more text")
         several = max(part.shards.index["documents"] for part in parts.values()) > 1
         if self.documents == "separate" and several and parts["train"].shards.eos is None:
             raise UserError(
-                "data.documents is 'separate', and the tokenizer has no token that ends a document; "
-                "use 'joined', or another tokenizer"
+                "data.documents is 'separate', and the tokenizer has no token that ends a "
+                "document; use 'joined', or another tokenizer"
             )
 
 

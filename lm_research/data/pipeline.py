@@ -41,7 +41,7 @@ class Plan:
     processes: tuple[int, int] = (0, 1)
 
     def __post_init__(self):
-        process, count = self.processes
+        count = self.processes[1]
         if self.size % count:
             raise UserError(
                 f"the batch of {self.size} examples does not divide among {count} processes"
@@ -69,7 +69,7 @@ class Plan:
         )
 
     def _shifts(self, epochs: np.ndarray) -> np.ndarray:
-        """By how much each epoch moves its windows, so that a text is not always cut at the same places."""
+        """How far each epoch moves its windows, so that a text is cut at other places."""
         if not self.shuffle or not epochs.any():
             return np.zeros_like(epochs)
         size = getattr(self.source, "length", 1)
@@ -130,8 +130,9 @@ def batches(
 ) -> Batches:
     """Training batches, without end or up to global index `stop`; only whole ones.
 
-    Example g is made of record permuted(g mod n) in epoch g div n, with random numbers of (seed, g). A source of
-    windows is also moved along its text, by another length in each epoch after the first.
+    Example g is made of record permuted(g mod n) in epoch g div n, with random numbers of (seed,
+    g). A source of windows is also moved along its text, by another length in each epoch after the
+    first.
 
     Args:
       source, objective, seed, size, start, shuffle, processes: see `Plan`.
@@ -162,7 +163,7 @@ def heldout_batches(
 
 
 def generator(seed: int, index: int) -> np.random.Generator:
-    """Random numbers of one example; made in a few microseconds, which seeding by entropy is not."""
+    """Random numbers of one example."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
 
 

@@ -1,4 +1,4 @@
-"""The corpus that every interpreter carries: the documentation of Python and of its standard library."""
+"""The corpus that every interpreter carries: the documentation of Python and its library."""
 
 import ast
 import dataclasses
@@ -26,9 +26,10 @@ SHORTEST = 200
 
 @dataclasses.dataclass(frozen=True)
 class PythonDocs:
-    """Records {"text": str}: each topic of the language reference that `help()` shows, then each module's docstrings.
+    """Records {"text": str}: the topics that `help()` shows, then each module's docstrings.
 
-    The library is parsed, never imported, so nothing of it runs. What comes depends on Python's version.
+    The library is parsed, never imported, so nothing of it runs. What comes depends on Python's
+    version.
     """
 
     def __len__(self) -> int:

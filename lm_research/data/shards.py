@@ -29,8 +29,9 @@ _INDEX, _TOKENS, _OFFSETS = "index.json", "tokens.bin", "offsets.bin"
 class Shards:
     """Documents as ids, on disk.
 
-    With an end-of-text token the tokens are: end, document, end, document, ..., end. So every document follows the
-    token that ends another, and the last token is the first again. Without one they are the documents, joined.
+    With an end-of-text token the tokens are: end, document, end, document, ..., end. So every
+    document follows the token that ends another, and the last token is the first again. Without one
+    they are the documents, joined.
 
     Attributes:
       directory: where they are.
@@ -40,20 +41,22 @@ class Shards:
 
     @functools.cached_property
     def index(self) -> dict[str, Any]:
-        """tokens, documents, bytes (of UTF-8 text), eos, dtype, texts and tokenizer (SHA-256), key, files."""
+        """How many tokens, documents and bytes of text, which tokenizer, and SHA-256 of all."""
         path = Path(self.directory) / _INDEX
         try:
             index = json.loads(path.read_text("utf-8"))
         except FileNotFoundError:
             raise UserError(f"{self.directory} holds no token shards: it has no {_INDEX}") from None
         except ValueError:
-            raise UserError(f"{path} is damaged; remove {self.directory} to make it again") from None
+            raise UserError(
+                f"{path} is damaged; remove {self.directory} to make it again"
+            ) from None
         for name, file in index["files"].items():
             size = _size(Path(self.directory) / name)
             if size != file["bytes"]:
                 raise UserError(
-                    f"{Path(self.directory) / name} is damaged: it has {size} bytes, it was written "
-                    f"with {file['bytes']}; remove {self.directory} to make it again"
+                    f"{Path(self.directory) / name} is damaged: it has {size} bytes, it was "
+                    f"written with {file['bytes']}; remove {self.directory} to make it again"
                 )
         return index
 
@@ -103,7 +106,7 @@ class Shards:
 
 
 def write(directory: Path, texts: Iterable[str], tokenizer: Tokenizer, key: str = "") -> Shards:
-    """Encodes texts into shards, in constant memory; there all at once, or not at all. Hold `locked` around it.
+    """Encodes texts into shards, in constant memory; they are there all at once, or not at all.
 
     Args:
       directory: is replaced.
@@ -175,7 +178,7 @@ class TextHash:
 
 @contextlib.contextmanager
 def replacing(directory: Path) -> Iterator[Path]:
-    """A new directory to fill, which takes the place of `directory` when the block ends without an error.
+    """A new directory to fill, which takes the place of `directory` at the end of the block.
 
     One process at a time: hold `locked` around it.
     """
@@ -192,7 +195,7 @@ def replacing(directory: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Keeps every other process out of the same block for `directory`; the system frees it if this one dies."""
+    """Keeps other processes out of the same block; a process that dies lets the next one in."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -60,8 +60,8 @@ class Slice:
 class Mix:
     """Sources interleaved by weight; which record index `i` is depends on `i` alone.
 
-    The first n records hold n * weight of each source, to less than one record, for every n. It ends when every
-    record of every source has come; smaller sources start again until then.
+    The first n records hold n * weight of each source, to less than one record, for every n. It
+    ends when every record of every source has come; smaller sources start again until then.
 
     Attributes:
       sources: what to mix.
@@ -122,8 +122,9 @@ def within(index: int, length: int) -> int:
 def interleaving(totals: Sequence[int]) -> np.ndarray:
     """An order in which source k comes `totals[k]` times, evenly to less than one at every prefix.
 
-    Record x of a source with share w may come from place floor(x / w) on and must have come by ceil((x + 1) / w);
-    of those that may, the one that must first is taken (Tijdeman, 1980, the chairman assignment problem).
+    Record x of a source with share w may come from place floor(x / w) on and must have come by
+    ceil((x + 1) / w); of those that may, the one that must first is taken (Tijdeman, 1980, the
+    chairman assignment problem).
     """
     period = sum(totals)
     used = [0] * len(totals)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from lm_research.data.shards import TextHash
 from lm_research.data.source import Source
 from lm_research.errors import UserError
 
-# With fewer documents than this, "auto" cuts the text instead: a share of few documents is a coarse one.
+# With fewer documents than this, "auto" cuts the text instead: a share of few documents is a coarse
+# one.
 DOCUMENTS = 20
 
 
@@ -63,8 +64,9 @@ def text_of(source: Source, index: int) -> str:
     record = source[index]
     text = record.get("text")
     if not isinstance(text, str):
+        what = "no" if text is None else "a non-text"
         raise UserError(
-            f"record {index} of the data source has {'no' if text is None else 'a non-text'} field 'text'; "
+            f"record {index} of the data source has {what} field 'text'; "
             f"it has {', '.join(map(repr, record))}"
         )
     return text
@@ -84,8 +86,8 @@ def survey(source: Source) -> Survey:
             sizes.append((content.add(text), len(text)))
         except UnicodeEncodeError as error:
             raise UserError(
-                f"record {index} of the data source has half a surrogate pair at character {error.start}, "
-                "which is not Unicode text"
+                f"record {index} of the data source has half a surrogate pair at character "
+                f"{error.start}, which is not Unicode text"
             ) from None
     bytes_, characters = np.array(sizes, np.int64).reshape(-1, 2).T
     return Survey(content.hexdigest(), bytes_, characters)
@@ -103,12 +105,16 @@ def split(
       source: the corpus.
       found: its survey.
       heldout: the share of the second part; of bytes, or of characters for "tail".
-      how: "documents" takes documents by a fixed shuffle, "tail" the end of the text, as nanoGPT does; "auto" is
-        "documents" from 20 documents on.
+      how: "documents" takes documents by a fixed shuffle, "tail" the end of the text, as nanoGPT
+        does; "auto" is "documents" from 20 documents on.
     """
     if how == "auto":
         how = "documents" if len(found.bytes) >= DOCUMENTS else "tail"
-    parts = _by_documents(source, found, heldout) if how == "documents" else _by_tail(source, found, heldout)
+    parts = (
+        _by_documents(source, found, heldout)
+        if how == "documents"
+        else _by_tail(source, found, heldout)
+    )
     return *parts, how
 
 

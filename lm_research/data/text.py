@@ -27,10 +27,11 @@ class TextFiles:
     """Records {"text": str} of text files, in the order of their sorted paths.
 
     Attributes:
-      paths: files, directories (searched to the bottom) and patterns such as `books/*.txt`; several as a tuple or
-        with commas between.
+      paths: files, directories (searched to the bottom) and patterns such as `books/*.txt`; several
+        as a tuple or with commas between.
       field: where a line of JSON has its text.
-      separator: what stands between the documents of a .txt file; None makes each file one document.
+      separator: what stands between the documents of a .txt file; None makes each file one
+        document.
     """
 
     paths: str | tuple[str, ...]
@@ -48,13 +49,15 @@ class TextFiles:
         start, stop = int(starts[place]), int(stops[place])
         raw = self._read(number, start, stop)
         if b"\0" in raw:
-            raise UserError(f"{path} is binary, not text: it has a zero byte at {start + raw.index(0)}")
+            raise UserError(
+                f"{path} is binary, not text: it has a zero byte at {start + raw.index(0)}"
+            )
         try:
             text = raw.decode()
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{path} is not UTF-8: byte {raw[error.start]:#04x} at offset {start + error.start}; "
-                "convert it to UTF-8"
+                f"{path} is not UTF-8: byte {raw[error.start]:#04x} at offset "
+                f"{start + error.start}; convert it to UTF-8"
             ) from None
         return {"text": self._text(text, path, place) if _lines(path) else text}
 
@@ -82,7 +85,7 @@ class TextFiles:
 
     @functools.cached_property
     def _spans(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Where each document of each file starts and stops, in bytes of its uncompressed content."""
+        """Where documents start and stop, by file, in bytes of its uncompressed content."""
         return [self._documents(path) for path in self.files]
 
     @functools.cached_property
@@ -124,7 +127,9 @@ class TextFiles:
         except ValueError as error:
             raise UserError(f"{path}:{self._line(path, place)} is not JSON: {error}") from None
         if not isinstance(record, dict):
-            raise UserError(f"{path}:{self._line(path, place)} is not a JSON object: {line[:60]}")
+            raise UserError(
+                f"{path}:{self._line(path, place)} is no JSON object: {line.strip()[:60]}"
+            )
         text = record.get(self.field)
         if not isinstance(text, str):
             what = "is not text" if self.field in record else "is missing"

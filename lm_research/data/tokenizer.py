@@ -1,4 +1,4 @@
-"""Tokenizers: bytes, characters and byte-level BPE that a run trains, or one that somebody else trained."""
+"""Tokenizers: bytes, characters, byte-level BPE, and those that somebody else trained."""
 
 import dataclasses
 import functools
@@ -31,7 +31,8 @@ class Trains(Protocol):
 class Tokenizer:
     """Text to ids and back.
 
-    Text is text: what spells a special token in it is encoded letter by letter, and no special tokens are added.
+    Text is text: what spells a special token in it is encoded letter by letter, and no special
+      tokens are added.
 
     Attributes:
       vocab: V, one more than the largest id.
@@ -140,8 +141,8 @@ class Tokenizer:
         if (unknown := ids == _NOT_A_CHARACTER).any():
             place = int(unknown.argmax())
             raise UserError(
-                f"the character {text[place]!r} (number {place} of {text[:20]!r}...) is not among the "
-                f"{self.vocab} that the tokenizer knows; use only those, or another tokenizer"
+                f"the character {text[place]!r} (number {place} of {text[:20]!r}...) is not among "
+                f"the {self.vocab} that the tokenizer knows; use only those, or another tokenizer"
             )
         return ids
 
@@ -161,7 +162,10 @@ class Bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Characters:
-    """The characters of the texts, sorted, as in nanoGPT; more than one text adds the end of a text, the last id."""
+    """The characters of the texts, sorted, as in nanoGPT.
+
+    Where there is more than one text, the last id is the end of a text.
+    """
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
         """A tokenizer of the characters in `texts`.
@@ -188,7 +192,7 @@ class Characters:
 
 @dataclasses.dataclass(frozen=True)
 class BPE:
-    """Byte pairs merged by frequency, as in GPT-2; id 0 is the end of a text, and every text round-trips.
+    """Byte pairs merged by frequency, as in GPT-2; id 0 is the end of a text.
 
     Attributes:
       vocab: V, the end of a text and the 256 bytes included.
@@ -205,7 +209,7 @@ class BPE:
             )
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
-        """A tokenizer learned from `texts`; its vocabulary is smaller where they hold fewer pairs."""
+        """A tokenizer learned from `texts`; a small text gives a smaller vocabulary."""
         tokenizer = _byte_level(models.BPE())
         trainer = trainers.BpeTrainer(
             vocab_size=self.vocab,
@@ -252,7 +256,9 @@ def load(directory: str | Path) -> Tokenizer:
     else:
         what = "is not a directory" if not directory.is_dir() else "holds no tokenizer"
         lacks = ", merges.txt is missing" if (directory / "vocab.json").is_file() else ""
-        raise UserError(f"{directory} {what}{lacks}; it takes tokenizer.json, or vocab.json and merges.txt")
+        raise UserError(
+            f"{directory} {what}{lacks}; it takes tokenizer.json, or vocab.json and merges.txt"
+        )
     special = _special(directory, tokenizer)
     return Tokenizer(tokenizer, special.get("eos"), special.get("bos"), special.get("pad"))
 
@@ -295,20 +301,16 @@ def _from_text(text: str, *special: str | None) -> Tokenizer:
 
 def _byte_level(model: models.Model, use_regex: bool = True) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
-        add_prefix_space=False, use_regex=use_regex
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
 
 def _byte_characters() -> dict[int, str]:
-    """The character by which byte-level models write each byte: printable ones stand for themselves."""
+    """How byte-level models write each byte: printable ones stand for themselves."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = itertools.count(256)
-    return {
-        byte: chr(byte) if byte in printable else chr(next(others)) for byte in range(256)
-    }
+    return {byte: chr(byte) if byte in printable else chr(next(others)) for byte in range(256)}
 
 
 def _first(texts: Iterable[str], characters: int) -> Iterator[str]:

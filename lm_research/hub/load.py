@@ -88,7 +88,9 @@ def load(directory: str | Path, model: nn.Module) -> Any:
                 read[key] = _read(stored, pieces[path], index)
             return read[key]
 
-        return jax.make_array_from_callback(shape, place, at)
+        array = jax.make_array_from_callback(shape, place, at)
+        read.clear()  # JAX may keep `at` until a garbage collection
+        return array
 
     return tree.map_named(placed, boxed, mesh.shardings(boxed))
 
@@ -196,8 +198,9 @@ def _tied(layout: Mapping[str, names.Tensor], family: Family) -> dict[str, str]:
 
 
 def _equal(stored: Stored, one: str, other: str) -> bool:
-    if stored.shape(one) != stored.shape(other):
+    shape = stored.shape(one)
+    if shape != stored.shape(other):
         return False
-    rows = range(0, stored.shape(one)[0], 4096)  # a few at a time: tables are large
-    cuts = [(slice(start, start + 4096), slice(None)) for start in rows]
+    starts = range(0, shape[0], 4096)  # a few rows at a time: tables are large
+    cuts = [(slice(start, min(start + 4096, shape[0])), slice(0, shape[1])) for start in starts]
     return all(np.array_equal(stored.read(one, cut), stored.read(other, cut)) for cut in cuts)

@@ -29,7 +29,7 @@ def save(
       directory: a new one, or an empty one.
       section: the model section that makes the model.
       params: its plain parameters, on this process's devices.
-      tokenizer: has `save(directory)` and `eos`; None writes none.
+      tokenizer: has `save(directory)`, and ids `bos`, `eos` and `pad`; None writes none.
 
     Raises:
       UserError: no architecture computes what the model does, or the directory is in use.
@@ -63,16 +63,14 @@ def described_as(
         name: parameter.default
         for name, parameter in inspect.signature(CONTENTS[section["kind"]]).parameters.items()
     }
-    # A document's end also stands before its beginning. Where there is no tokenizer, null keeps
-    # `transformers` from assuming the ids of its own.
-    end = None if tokenizer is None else tokenizer.eos
+    # Null keeps `transformers` from assuming ids of its own, which may be other tokens here.
+    special = {f"{name}_token_id": getattr(tokenizer, name, None) for name in ("bos", "eos", "pad")}
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
         **family.config({**defaults, **section}, sizes),
         **family.fixed,
-        "bos_token_id": end,
-        "eos_token_id": end,
+        **special,
         "dtype": "float32",
     }
 

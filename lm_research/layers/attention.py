@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_research.layers.cache import KeyValue
-from lm_research.layers.einsum import Einsum, Initializer
+from lm_research.layers.einsum import Einsum, Initializer, stream_dtype
 from lm_research.layers.kernels import Kernel, attend, score_scale
 from lm_research.layers.mask import Mask
 from lm_research.layers.norm import RMSNorm
@@ -73,7 +73,8 @@ class Attention(nn.Module):
         order = None
         if cache is not None:
             cache = cache.extended(key, value, position)
-            key, value, order = cache.key, cache.value, (position, cache.position)
+            key, value = jnp.swapaxes(cache.key, 1, 2), jnp.swapaxes(cache.value, 1, 2)
+            order = (position, cache.position)
         y = attend(
             query,
             key,
@@ -96,7 +97,9 @@ class Attention(nn.Module):
 
     def init_cache(self, batch: int, length: int) -> KeyValue:
         """An empty cache for `batch` rows of `length` tokens."""
-        return KeyValue.empty(batch, length, self.kv_heads, self.head, self.dtype)
+        return KeyValue.empty(
+            batch, length, self.kv_heads, self.head, stream_dtype(self.dtype)
+        )
 
 
 def head_norm(epsilon: float) -> RMSNorm:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from lm_research.layers.einsum import shard
 from lm_research.layers.mask import EMPTY
 
 Array = jax.Array
@@ -18,15 +19,15 @@ class KeyValue:
     refused, need no more than their positions.
     """
 
-    key: Array  # [B, S, K, H]
-    value: Array  # [B, S, K, H]
+    key: Array  # [B, K, S, H]: a head's keys lie together, which one query reads without a transpose
+    value: Array  # [B, K, S, H]
     position: Array  # [B, S]
     next: Array  # []
 
     @classmethod
     def empty(cls, batch: int, length: int, heads: int, head: int, dtype) -> "KeyValue":
         """Room for `length` tokens in each of `batch` rows."""
-        zeros = jnp.zeros((batch, length, heads, head), dtype)
+        zeros = shard(jnp.zeros((batch, heads, length, head), dtype), ("B", "K", None, None))
         position = jnp.full((batch, length), EMPTY, jnp.int32)
         return cls(zeros, zeros, position, jnp.zeros((), jnp.int32))
 
@@ -35,8 +36,8 @@ class KeyValue:
         write = jax.lax.dynamic_update_slice
         slot = self.next
         return KeyValue(
-            write(self.key, key.astype(self.key.dtype), (0, slot, 0, 0)),
-            write(self.value, value.astype(self.value.dtype), (0, slot, 0, 0)),
+            write(self.key, jnp.swapaxes(key, 1, 2).astype(self.key.dtype), (0, 0, slot, 0)),
+            write(self.value, jnp.swapaxes(value, 1, 2).astype(self.value.dtype), (0, 0, slot, 0)),
             write(self.position, position.astype(jnp.int32), (0, slot)),
             slot + key.shape[1],
         )

@@ -64,8 +64,8 @@ def fan_in(axes: str, result: str) -> Initializer:
 def product(equation: str, x: Array, kernel: Array, dtype: Any, result: Any = None) -> Array:
     """`einsum(equation, x, kernel)` with operands in `dtype`, sums in float32, and a result in `result` or `dtype`."""
     result = result or dtype
-    if dtype == jnp.bfloat16 and one_cpu():
-        return _bfloat16_product(equation, x.astype(dtype), kernel).astype(result)
+    if one_cpu():
+        return _cpu_product(equation, x.astype(dtype), kernel).astype(result)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     return jnp.einsum(equation, x, kernel, preferred_element_type=result)
 
@@ -79,49 +79,57 @@ def stream_dtype(dtype: Any) -> Any:
 
 
 def one_cpu() -> bool:
-    """Whether the program being traced runs on one CPU device, whose bfloat16 products want care."""
+    """Whether the program being traced runs on one CPU device, whose products want care: see `matmul`."""
     return jax.default_backend() == "cpu" and jax.sharding.get_abstract_mesh().size <= 1
 
 
 def row_major(x: Array) -> Array:
-    """x, laid out in memory with its last axis contiguous.
-
-    XLA's CPU backend multiplies bfloat16 at twice the speed of float32 where operands are row-major in the forms NN or
-    NT and the result is float32; to anything else it gives float32 copies. A transpose alone is a change of layout,
-    which those products refuse, even behind an optimization barrier.
-    """
+    """x, laid out in memory with its last axis contiguous: a transpose alone would only change the layout."""
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
+def matmul(x: Array, y: Array, transposed: bool = False) -> Array:
+    """x [..., M, K] times y [..., K, N], or y [..., N, K] where `transposed`; the result is float32.
+
+    XLA's CPU backend multiplies bfloat16 at twice the speed of float32, but only matrices that are row-major, in the
+    forms NN and NT, with at most one batch axis, into a float32 result; to anything else it gives float32 copies. A
+    result that is transposed later would be no product that it knows, hence the constraint on the result.
+    """
+    batch = tuple(range(x.ndim - 2))
+    contracted = (x.ndim - 1,), (y.ndim - 1 if transposed else y.ndim - 2,)
+    dimensions = contracted, (batch, batch)
+    return row_major(jax.lax.dot_general(x, y, dimensions, preferred_element_type=jnp.float32))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _bfloat16_product(equation: str, x: Array, kernel: Array) -> Array:
+def _cpu_product(equation: str, x: Array, kernel: Array) -> Array:
     return _forward(equation, x, kernel)[0]
 
 
 def _forward(equation, x, kernel):
-    kernel = kernel.astype(jnp.bfloat16)
-    return sums(equation, x, kernel), (x, kernel)
+    rows, matrix, inward = _matrices(equation, x, kernel.astype(x.dtype))
+    _, axes, result = letters(equation)
+    sizes = [size for axis, size in zip(axes, kernel.shape) if axis in result]
+    y = matmul(rows, matrix, transposed=not inward)
+    return y.reshape(*x.shape[: len(result) - len(sizes)], *sizes), (x, kernel)
 
 
 def _backward(equation, saved, gradient):
     x, kernel = saved
-    x_letters, axes, result = letters(equation)
-    gradient = gradient.astype(jnp.bfloat16)
-    rows = "".join(axis for axis in x_letters if axis not in axes)
-    kept = "".join(axis for axis in axes if axis in result)
-    columns = "".join(axis for axis in axes if axis not in result)
-    # The kernel's gradient begins with the axes that the kernel begins with: one operand is transposed, as a matrix.
-    left, right, first = (x, gradient, columns) if axes.startswith(columns) else (gradient, x, kept)
-    count = math.prod(left.shape[: len(rows)])
-    left = row_major(left.reshape(count, -1).T)
-    kernel_gradient = sums("MR,RN->MN", left, right.reshape(count, -1)).reshape(kernel.shape)
-    return sums(f"{result},{axes}->{x_letters}", gradient, kernel).astype(x.dtype), kernel_gradient
+    rows, matrix, inward = _matrices(equation, x, kernel.astype(x.dtype))
+    gradient = gradient.astype(x.dtype).reshape(len(rows), -1)
+    x_gradient = matmul(gradient, matrix, transposed=inward)
+    left, right = (rows, gradient) if inward else (gradient, rows)
+    kernel_gradient = matmul(row_major(left.T), right)
+    return x_gradient.astype(x.dtype).reshape(x.shape), kernel_gradient.reshape(kernel.shape)
 
 
-def sums(equation: str, x: Array, y: Array) -> Array:
-    """`einsum(equation, x, y)` on one CPU, with float32 sums; a result that were transposed later would be no product
-    that the backend knows."""
-    return row_major(jnp.einsum(equation, x, y, preferred_element_type=jnp.float32))
+def _matrices(equation: str, x: Array, kernel: Array) -> tuple[Array, Array, bool]:
+    """x as [rows, contracted], and the kernel as [contracted, kept], or else as [kept, contracted]."""
+    _, axes, result = letters(equation)
+    size = math.prod(size for axis, size in zip(axes, kernel.shape) if axis not in result)
+    inward = axes[0] not in result
+    return x.reshape(-1, size), kernel.reshape((size, -1) if inward else (-1, size)), inward
 
 
-_bfloat16_product.defvjp(_forward, _backward)
+_cpu_product.defvjp(_forward, _backward)

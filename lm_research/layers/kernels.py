@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from lm_research import log
 from lm_research.errors import UserError
 from lm_research.layers.blocked import blocked
-from lm_research.layers.einsum import one_cpu
+from lm_research.layers.einsum import matmul, one_cpu
 from lm_research.layers.mask import FAR, Mask
 from lm_research.layers.position import Bias
 
@@ -74,17 +74,35 @@ def _xla(query, key, value, mask, order, bias, scale, soft_cap, dtype):
     if plain and mask.in_blocks and T > 1 and one_cpu():
         return blocked(query * scale, key, value, mask, dtype)
     orders = order or (slots(query), slots(key))
-    precise = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    query = (query * scale).astype(dtype).reshape(B, T, K, N // K, H)
-    scores = precise("BTKGH,BSKH->BKGTS", query, key.astype(dtype))
+    softmax = functools.partial(_softmax, mask=mask, orders=orders, bias=bias, soft_cap=soft_cap)
+    query = (query * scale).reshape(B, T, K, N // K, H)
+    if order is not None and one_cpu():
+        result = _cached(query, key, value, softmax, dtype)
+    else:
+        precise = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+        scores = precise("BTKGH,BSKH->BKGTS", query.astype(dtype), key.astype(dtype))
+        weights = softmax(scores)
+        result = precise("BKGTS,BSKH->BTKGH", weights.astype(dtype), value.astype(dtype))
+    return result.reshape(B, T, N, H).astype(dtype)
+
+
+def _softmax(scores, mask, orders, bias, soft_cap):  # [B, K, G, T, S]
     if bias is not None:
-        scores = scores + bias(*orders).reshape(B, K, N // K, T, S)
+        scores = scores + bias(*orders).reshape(scores.shape)
     if soft_cap is not None:
         scores = soft_cap * jnp.tanh(scores / soft_cap)
-    scores = jnp.where(mask.dense(*orders)[:, :, None], scores, FAR)
-    weights = jax.nn.softmax(scores, -1)
-    result = precise("BKGTS,BSKH->BTKGH", weights.astype(dtype), value.astype(dtype))
-    return result.reshape(B, T, N, H).astype(dtype)
+    return jax.nn.softmax(jnp.where(mask.dense(*orders)[:, :, None], scores, FAR), -1)
+
+
+def _cached(query, key, value, softmax, dtype):
+    """Attention to a cache on one CPU device, whose keys lie as [B, K, S, H] in memory, in products that are fast."""
+    B, T, K, G, H = query.shape
+    dtype = jnp.float32 if T == 1 else dtype  # a product with one row converts 16 bits at every call
+    query = jnp.moveaxis(query, 1, 3).reshape(B * K, G * T, H).astype(dtype)
+    key, value = (jnp.swapaxes(x, 1, 2).reshape(B * K, -1, H).astype(dtype) for x in (key, value))
+    weights = softmax(matmul(query, key, transposed=True).reshape(B, K, G, T, -1))
+    result = matmul(weights.reshape(B * K, G * T, -1).astype(dtype), value)
+    return jnp.moveaxis(result.reshape(B, K, G, T, H), 3, 1)
 
 
 def _why_not_cudnn(query, bias, soft_cap, dtype) -> str:

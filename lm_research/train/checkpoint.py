@@ -7,7 +7,6 @@ what is on disk counts.
 
 import contextlib
 import dataclasses
-import logging
 import shutil
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from lm_research import log, tree
 from lm_research.errors import Stopped, UserError
-from lm_research.train.stored import Damaged, described, quiet, read, reason, told_otherwise
+from lm_research.train.stored import Damaged, described, hush, quiet, read, reason
 
 Tree = Any
 
@@ -111,7 +110,7 @@ class Checkpoints:
             self._writer.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(tree.named_leaves(state)),
+                    state=ocp.args.PyTreeSave(tree.named_leaves(state)),
                     meta=ocp.args.JsonSave(meta),
                 ),
                 force=True,
@@ -205,7 +204,7 @@ class Checkpoints:
                 if (self.directory / str(bad)).exists():
                     (self.directory / str(bad)).rename(_free(self.directory / f"bad-{bad}"))
         self._bad.clear()
-        logging.getLogger("absl").addFilter(told_otherwise)
+        hush()
         policies = [keep.LatestN(self.settings.keep)]
         if self.settings.keep_every:
             policies.append(keep.EveryNSteps(self.settings.keep_every))
@@ -213,7 +212,12 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             preservation_policy=keep.AnyPreservationPolicy(policies),
         )
-        return ocp.CheckpointManager(self.directory, options=options)
+        # Compression makes random digits 8% smaller, for seven times the processor's time.
+        handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        plain = ocp.PyTreeCheckpointHandler(use_compression=False)
+        handlers.add("state", ocp.args.PyTreeSave, plain)
+        handlers.add("meta", ocp.args.JsonSave, ocp.JsonCheckpointHandler())
+        return ocp.CheckpointManager(self.directory, options=options, handler_registry=handlers)
 
     def _stop(self, error: Exception) -> None:
         writer, self._writer = self._writer, None

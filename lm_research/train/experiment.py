@@ -8,6 +8,7 @@ import flax.linen as nn
 
 from lm_research import config, data, evals, layers, mesh, models, objectives, optimizers, weights
 from lm_research.errors import UserError
+from lm_research.infer.sample import Sampler
 from lm_research.train.checkpoint import Checkpoint
 
 
@@ -24,6 +25,9 @@ class Batch:
     size: int
     microbatches: int = 1
     steps_per_dispatch: int = 1
+
+    def __post_init__(self):
+        config.at_least(self, "batch", 1, "size", "microbatches", "steps_per_dispatch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +47,13 @@ class Samples:
     temperature: float = 0.8
     top_p: float | None = 0.95
 
+    def __post_init__(self):
+        config.at_least(self, "log.samples", 0, "every")
+        config.at_least(self, "log.samples", 1, "length")
+        if not self.prompts:
+            raise UserError("log.samples.prompts is empty; it takes texts, and '' begins a new one")
+        Sampler(self.temperature, top_p=self.top_p)  # refuses what it cannot draw with
+
 
 @dataclasses.dataclass(frozen=True)
 class Logging:
@@ -57,6 +68,9 @@ class Logging:
     every: int = 10
     tensorboard: bool = True
     samples: Samples = Samples()
+
+    def __post_init__(self):
+        config.at_least(self, "log", 1, "every")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +110,9 @@ class Experiment:
     log: Logging
 
     def __post_init__(self):
+        config.at_least(self, "", 0, "seed", "steps")
+        for name, evaluator in self.evals.items():
+            config.at_least(evaluator, f"evals.{name}", 1, "every")
         if self.batch.size % self.batch.microbatches:
             raise UserError(
                 f"batch.size {self.batch.size} is not a multiple of "
@@ -111,6 +128,17 @@ class Experiment:
 
 # Sections of one kind need not name it.
 KINDS = {"mesh": "Mesh", "batch": "Batch", "checkpoint": "Checkpoint", "log": "Logging"}
+
+# What the kinds of these sections come from.
+PACKAGES = {
+    "model": models,
+    "objective": objectives,
+    "data": data,
+    "weights": weights,
+    "optimizer": optimizers,
+}
+
+SCALARS = ("seed", "steps", "init", "resume")
 
 # What may change when a run is continued: none of it changes what is computed.
 FREE = ("resume", "log", "checkpoint", "evals", "mesh", "batch.steps_per_dispatch")
@@ -136,6 +164,13 @@ def completed(given: Mapping[str, Any]) -> dict[str, Any]:
     if missing:
         raise UserError(f"the config lacks {', '.join(missing)}")
     result = {"init": None, "resume": "same", **given}
+    for name in config.TOP:
+        if name not in SCALARS and not isinstance(result[name], Mapping):
+            raise UserError(f"{name} is {result[name]!r}; it takes a section: a mapping of fields")
+    for name, package in PACKAGES.items():
+        if "kind" not in result[name]:
+            raise UserError(f"{name} lacks kind; it takes one of {', '.join(package.__all__)}")
+        config.known(result[name]["kind"], package.__all__, f"kind of {name} (at {name}.kind)")
     for name, kind in KINDS.items():
         result[name] = {"kind": kind, **result[name]}
     if "samples" in result["log"]:
@@ -167,9 +202,6 @@ def experiment(given: Mapping[str, Any]) -> Experiment:
     built = {name: part(given, name) for name in config.TOP}
     for name in ("seed", "steps", "init", "resume"):
         config.checked(built[name], hints[name], name)
-    for name in ("seed", "steps"):
-        if built[name] < 0:
-            raise UserError(f"{name} is {built[name]}; it takes a number from 0 on")
     return Experiment(**built)
 
 

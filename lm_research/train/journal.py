@@ -1,6 +1,7 @@
 """What a run tells while it goes on, one dispatch late, so that the device never waits for the host."""
 
 import math
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 
 from lm_research import log, tree
-from lm_research.errors import Stopped
+from lm_research.errors import Stopped, UserError
 from lm_research.hub.names import abstract
 from lm_research.infer.decode import generate
 from lm_research.infer.sample import Sampler
@@ -19,6 +20,8 @@ from lm_research.train.flops import CONVENTION, flops_per_token, peak_flops
 from lm_research.train.step import State
 
 T = TypeVar("T")
+
+SAMPLES, HEADING = "samples.md", "## step "
 
 
 class Dispatch(NamedTuple):
@@ -30,7 +33,10 @@ class Dispatch(NamedTuple):
 
 
 class Journal:
-    """Rows of metrics, the progress bar, samples, facts and the page of one run."""
+    """Rows of metrics, the progress bar, samples, facts and the page of one run.
+
+    Every process calls the same methods; the first one writes and prints.
+    """
 
     def __init__(self, x: Experiment, state: State, workdir: Path, data: Any, checkpoints: Any):
         self.x, self.workdir, self.data, self.checkpoints = x, workdir, data, checkpoints
@@ -43,8 +49,12 @@ class Journal:
         self.flops = flops_per_token(params, x.objective.length, tied)
         self.peak = peak_flops()
         self.first = int(state.step)
+        self.tells = jax.process_index() == 0
+        if not self.tells:
+            return
         self.log = log.Log(workdir, x.log.tensorboard)
         self.log.resume(self.first)
+        drop_samples(workdir / SAMPLES, self.first)
         self.progress = log.Progress(x.steps, self.first, self.tokens_per_step)
         self._facts(params, tree.count(state.trained))
 
@@ -110,11 +120,13 @@ class Journal:
             step = dispatch.last - count + i + 1
             row = {name: float(values[i]) for name, values in numbers.items()}
             if not math.isfinite(row["loss"]) or not math.isfinite(row["gradient_norm"]):
-                self.log.write(step, row)
+                if self.tells:
+                    self.log.write(step, row)
                 raise Stopped(self._diverged(step, row, dispatch.indices[i]))
-            if step % self.x.log.every == 0 or step in (1, self.x.steps):
+            if self.tells and (step % self.x.log.every == 0 or step in (1, self.x.steps)):
                 self.log.write(step, row | speed)
-        self.progress.update(dispatch.last, row["loss"], speed["data_wait"])
+        if self.tells:
+            self.progress.update(dispatch.last, row["loss"], speed["data_wait"])
 
     def _diverged(self, step: int, row: dict[str, float], indices: np.ndarray) -> str:
         return (
@@ -125,11 +137,13 @@ class Journal:
 
     def evaluated(self, step: int, name: str, numbers: dict[str, float]) -> None:
         """Records what an evaluator found."""
+        self.read_at = time.monotonic()  # evaluation is not part of the next dispatch's time
         self.held_out = numbers
+        if not self.tells:
+            return
         self.log.write(step, {f"{name}/{key}": value for key, value in numbers.items()}, "eval")
         found = ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in numbers.items())
         self.progress.print(f"step {step}: {name} {found}")
-        self.read_at = time.monotonic()  # evaluation is not part of the next dispatch's time
 
     def sampled(self, step: int, params: Any) -> None:
         """Continues the prompts and appends the texts to samples.md."""
@@ -144,15 +158,22 @@ class Journal:
             seed=self.x.seed,
             eos=tokenizer.eos,
         )
-        with (self.workdir / "samples.md").open("a") as file:
-            for text, result in zip(settings.prompts, results):
-                file.write(f"## step {step}\n\n**{text}**{tokenizer.decode(result.tokens)}\n\n")
+        self.read_at = time.monotonic()
+        if not self.tells:
+            return
+        texts = [
+            f"**{text}**{tokenizer.decode(result.tokens)}"
+            for text, result in zip(settings.prompts, results)
+        ]
+        with (self.workdir / SAMPLES).open("a", encoding="utf-8", newline="") as file:
+            file.write("".join(f"{HEADING}{step}\n\n{_quoted(text)}\n\n" for text in texts))
         first = " ".join((settings.prompts[0] + tokenizer.decode(results[0].tokens)).split())
         self.progress.print(f"step {step}: sample: {first[:160]}")
-        self.read_at = time.monotonic()
 
     def close(self, step: int) -> None:
         """Writes the page and says what to type next."""
+        if not self.tells:
+            return
         self.log.close()
         self.progress.close()
         log.write_facts(self.workdir)
@@ -173,3 +194,36 @@ class Journal:
                 f"or: {command} evaluate --checkpoint={self.workdir}   "
                 "(the same train command resumes where it was stopped)"
             )
+
+
+def check_samples(x: Experiment, tokenizer: Any) -> None:
+    """Refuses prompts that, with the tokens to add, are longer than the model's context.
+
+    Raises:
+      UserError: names the prompt.
+    """
+    settings, context = x.log.samples, getattr(x.model, "context", None)
+    if not settings.every or context is None:
+        return
+    for text in settings.prompts:
+        if (count := len(tokenizer.prompt(text))) + settings.length > context:
+            raise UserError(
+                f"the prompt {text[:40]!r} of log.samples has {count} tokens, and log.samples.length "
+                f"{settings.length} more; the model's context is {context}"
+            )
+
+
+def drop_samples(path: Path, step: int) -> None:
+    """Drops the samples after `step`, as if never written."""
+    if not path.exists():
+        return
+    text = path.read_bytes().decode("utf-8", errors="replace")
+    for heading in re.finditer(rf"^{HEADING}(\d+)$", text, re.MULTILINE):
+        if int(heading[1]) > step:
+            log.write_text(path, text[: heading.start()])
+            return
+
+
+def _quoted(text: str) -> str:
+    """A Markdown quotation, so that no line of it is taken for a heading."""
+    return "".join(f"> {line}" for line in text.splitlines(keepends=True))

@@ -1,5 +1,6 @@
 """The training loop, from a config to a finished run: data, step, log, evaluate, save."""
 
+import contextlib
 import functools
 import json
 import signal
@@ -13,14 +14,15 @@ import numpy as np
 from lm_research import config, log, mesh
 from lm_research.data import pipeline
 from lm_research.data import tokenizer as tokenizers
-from lm_research.errors import UserError
+from lm_research.errors import Stopped, UserError
 from lm_research.optimizers.averaged import evaluated
 from lm_research.train import restore
-from lm_research.train.experiment import Experiment, changed, completed, experiment, part
-from lm_research.train.journal import Journal
+from lm_research.train.experiment import Experiment, changed, completed, experiment
+from lm_research.train.journal import Journal, check_samples
 from lm_research.train.step import State, Trainer, train_steps
 
 RESUME = 75  # exit status of a run that was told to stop and can go on: EX_TEMPFAIL
+LINES = 10  # at most so many differences are told
 
 
 def train(given: Mapping[str, Any], workdir: Path) -> int:
@@ -36,18 +38,21 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
     Raises:
       UserError: anything that the config, its files or the machine cannot do.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
     resolved, data = prepare(given, workdir)
     x = experiment(resolved)
-    claim(workdir, resolved)
-    with x.mesh.activate(), Interruption() as interruption:
+    with (
+        x.mesh.activate(),
+        Interruption() as interruption,
+        x.checkpoint.open(workdir / "checkpoints") as checkpoints,
+        stopping(checkpoints),
+    ):
         mesh.check_batch(x.batch.size // x.batch.microbatches, "batch.size / batch.microbatches")
         trainer = Trainer.of(x)
-        checkpoints = x.checkpoint.open(workdir / "checkpoints")
         state, position = start(trainer, checkpoints)
         step = int(state.step)
-        journal = Journal(x, state, workdir, data, checkpoints)
         evaluators = {name: e.bind(x.objective, data, x.batch.size) for name, e in x.evals.items()}
+        claim(workdir, resolved)
+        journal = Journal(x, state, workdir, data, checkpoints)
         dispatch = jax.jit(functools.partial(train_steps, trainer), donate_argnums=0)
         stream = pipeline.batches(
             data.train,
@@ -77,13 +82,20 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
         journal.flush()
         if interruption.asked and step < x.steps:
             checkpoints.save(step, state, position)
+        stream.close()
         checkpoints.close()
         journal.close(step)
     return RESUME if step < x.steps else 0
 
 
 def prepare(given: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], Any]:
-    """The config with everything that data and `init` decide filled in, and the prepared data."""
+    """The config with everything that data and `init` decide filled in, and the prepared data.
+
+    A run that is in the workdir already stays as it is until all of this has succeeded.
+
+    Raises:
+      UserError: the config or its files cannot be used, or the workdir holds another run.
+    """
     resolved = completed(given)
     if resolved["init"]:
         source = Path(resolved["init"])
@@ -94,34 +106,66 @@ def prepare(given: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], An
         tokenizer = restore.tokenizer_directory(source)
         if tokenizers.find(tokenizer) is not None:
             resolved["data"]["tokenizer"] = {"kind": "Pretrained", "path": str(tokenizer)}
-    objective = part(resolved, "objective")
-    data = part(resolved, "data").prepare(workdir / "data", objective.length)
-    data.tokenizer.save(workdir / "tokenizer")
+    # Mistakes are told before the text is read, which may take hours. V is not known yet.
+    x = experiment({**resolved, "model": {"vocab": 1, **resolved["model"]}})
+    refuse_other(workdir, resolved)
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file; give a directory, which need not exist")
+    data = x.data.prepare(workdir / "data", x.objective.length)
+    refuse_other(workdir, resolved, data.facts)
+    if jax.process_index() == 0:
+        data.tokenizer.save(workdir / "tokenizer")
     vocab = resolved["model"].setdefault("vocab", data.tokenizer.vocab)
     if vocab < data.tokenizer.vocab:
         raise UserError(
-            f"model.vocab is {vocab}, and the tokenizer has {data.tokenizer.vocab} tokens"
+            f"model.vocab is {vocab}, and the tokenizer has {data.tokenizer.vocab} tokens; "
+            "give as many or more, or leave it out"
         )
+    check_samples(x, data.tokenizer)
     return resolved, data
 
 
-def claim(workdir: Path, resolved: Mapping[str, Any]) -> None:
-    """Makes the workdir this run's: writes its config there, unless another run's is.
+def refuse_other(
+    workdir: Path, resolved: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+) -> None:
+    """Refuses to go on with another run's directory.
+
+    Args:
+      workdir: perhaps a run's.
+      resolved: this run's config; its model may lack the vocabulary.
+      facts: of this run's data, where they are known.
 
     Raises:
-      UserError: the workdir holds a run with another config.
+      UserError: the run there has another config, or read another text; says what differs.
     """
+    if resolved["resume"] == "changed" or not (workdir / "config.json").is_file():
+        return
+    if not restore.is_run(workdir):
+        raise UserError(f"{workdir} is a Hugging Face directory; give another --workdir")
+    stored = restore.stored_config(workdir)
+    lines = changed(stored, _with_vocab(resolved, stored))
+    if facts is not None:
+        was = log.stored_facts(workdir).get("data", {})
+        lines += [
+            f"{what}: another {name} (SHA-256 {was[name][:8]} -> {facts[name][:8]})"
+            for what, name in (("the text", "content"), ("the tokenizer", "tokenizer"))
+            if name in was and was[name] != facts.get(name)
+        ]
+    if lines:
+        lines[LINES:] = [f"and {len(lines) - LINES} more"] if len(lines) > LINES else []
+        raise UserError(
+            f"{workdir} holds a run with another config ({'; '.join(lines)}); give a new "
+            "--workdir, or --config.resume=changed to go on with the new config"
+        )
+
+
+def claim(workdir: Path, resolved: Mapping[str, Any]) -> None:
+    """Makes the workdir this run's by writing its config there."""
     path = workdir / "config.json"
-    if path.exists():
-        lines = changed(json.loads(path.read_text()), resolved)
-        if lines and resolved["resume"] != "changed":
-            raise UserError(
-                f"{workdir} holds a run with another config ({'; '.join(lines)}); give a new "
-                "--workdir, or --config.resume=changed to go on with the new config"
-            )
-        if lines:
-            log.note(config_changed=lines)
-    log.write_text(path, json.dumps(resolved, indent=2) + "\n")
+    if path.is_file() and (lines := changed(restore.stored_config(workdir), resolved)):
+        log.note(config_changed=lines)
+    if jax.process_index() == 0:
+        log.write_text(path, json.dumps(resolved, indent=2) + "\n")
 
 
 def start(trainer: Trainer, checkpoints: Any) -> tuple[State, int]:
@@ -159,6 +203,25 @@ def next_event(x: Experiment, step: int) -> int:
     every = [x.batch.steps_per_dispatch, x.checkpoint.every, x.log.samples.every]
     every += [evaluator.every for evaluator in x.evals.values()]
     return min(x.steps, *(step - step % n + n for n in every if n))
+
+
+def _with_vocab(resolved: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with the vocabulary that a stored one has, where it does not name its own."""
+    vocab = {key: v for key, v in stored.get("model", {}).items() if key == "vocab"}
+    return {**resolved, "model": {**vocab, **resolved["model"]}}
+
+
+@contextlib.contextmanager
+def stopping(checkpoints: Any):
+    """Names the last good checkpoint where the machine refuses something, such as a full disk.
+
+    Raises:
+      Stopped: instead of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise Stopped(f"{error}; {checkpoints.last_good()}") from error
 
 
 class Interruption:

@@ -5,7 +5,9 @@ import gc
 import hashlib
 import json
 import logging
+import re
 import sys
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +19,13 @@ from lm_research import tree
 from lm_research.errors import UserError
 from lm_research.train.fingerprint import fingerprint
 
-Array = jax.Array
 Tree = Any
+
+# TensorStore says where in its own layers an error came up, and encloses its whole settings.
+NOISE = re.compile(
+    r'Error opening "\w+" driver: | in OCDBT database at local file "[^"]*"'
+    r"| \[(?:source locations|tensorstore_spec|os_error_code).*"
+)
 
 
 class Damaged(Exception):
@@ -82,6 +89,7 @@ def _damage(what: str):
     except jax.errors.JaxRuntimeError:  # out of memory, or another process is gone
         raise
     except Exception as error:
+        time.sleep(0.2)  # reads that are under way end in threads, and complain there
         raise Damaged(f"{what} cannot be read: {reason(error)}") from error
 
 
@@ -107,33 +115,29 @@ def _seal(meta: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def quiet():
-    """Holds back what Orbax's threads and the reads that it abandons print of an error.
-
-    The error itself is raised to the caller, who tells it in a line.
-    """
-    hooks = sys.excepthook, sys.unraisablehook
-
-    def uncaught(kind, error, trace):
-        if str(error) != "Event loop is closed":
-            hooks[0](kind, error, trace)
+    """Holds back what the reads that Orbax abandons print when another one has failed."""
+    hook = sys.unraisablehook
 
     def unraisable(found):
-        if "orbax" not in repr(getattr(found.object, "cr_code", "")):
-            hooks[1](found)
+        abandoned = "orbax" in repr(getattr(found.object, "cr_code", ""))
+        if not abandoned and str(found.exc_value) != "Event loop is closed":
+            hook(found)
 
-    loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
+    hush()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that were never awaited
-        sys.excepthook, sys.unraisablehook = uncaught, unraisable
-        for logger in loggers:
-            logger.addFilter(told_otherwise)
+        sys.unraisablehook = unraisable
         try:
             yield
         finally:
             gc.collect()  # what is abandoned complains when it is collected
-            for logger in loggers:
-                logger.removeFilter(told_otherwise)
-            sys.excepthook, sys.unraisablehook = hooks
+            sys.unraisablehook = hook
+
+
+def hush() -> None:
+    """Keeps Orbax's tracebacks out of the log: each error is raised, too, and told in a line."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_told_otherwise)
 
 
 def reason(error: BaseException) -> str:
@@ -141,13 +145,11 @@ def reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     text = next((line for line in str(error).splitlines() if line.strip()), "")
-    for tail in (" [source locations", " [tensorstore_spec"):
-        text = text.split(tail)[0].strip()
+    text = NOISE.sub("", text).strip()
     if not text or not isinstance(error, OSError | ValueError):
         text = f"{type(error).__name__}: {text}"
     return text if len(text) < 400 else text[:200] + " ... " + text[-195:]
 
 
-def told_otherwise(record: logging.LogRecord) -> bool:
-    """A filter that keeps Orbax's tracebacks out of the log."""
-    return record.exc_info is None or not {"orbax", "asyncio"} & set(Path(record.pathname).parts)
+def _told_otherwise(record: logging.LogRecord) -> bool:
+    return not record.exc_info or "orbax" not in record.pathname + record.getMessage()

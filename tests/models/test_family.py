@@ -1,4 +1,6 @@
-"""Each family against `transformers`, with random weights made on the spot: a new one is a line in CASES."""
+"""Each family against `transformers`, with random weights: a new one is a line in CASES."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +101,11 @@ def close(ours, theirs, tolerance=TOLERANCE):
     assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def plain_logits(model, params, tokens):
+    return model.apply({"params": params}, tokens).logits
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_logits_loss_and_every_gradient(reference, side):
     tokens, present = padded(side)
@@ -148,10 +155,9 @@ def test_logits_loss_and_every_gradient(reference, side):
 
 def test_logits_without_positions_and_mask(reference):
     tokens = np.random.default_rng(2).integers(0, 61, (2, LENGTH))
-    ours = reference.ours.apply({"params": reference.params}, tokens).logits
-    close(ours, reference.model(torch.tensor(tokens)).logits)
-    ours = reference.ours.apply({"params": reference.params}, tokens[:, :1]).logits
-    close(ours, reference.model(torch.tensor(tokens[:, :1])).logits)
+    for given in (tokens, tokens[:, :1]):
+        ours = plain_logits(reference.ours, reference.params, given)
+        close(ours, reference.model(torch.tensor(given)).logits)
 
 
 def test_weights_make_the_round_trip(reference, tmp_path):
@@ -172,9 +178,7 @@ def test_transformers_loads_what_we_save(reference, large, tmp_path):
     )
     assert not info["missing_keys"] and not info["unexpected_keys"], info
     tokens = np.random.default_rng(3).integers(0, 61, (2, LENGTH))
-    close(
-        reference.ours.apply({"params": params}, tokens).logits, theirs(torch.tensor(tokens)).logits
-    )
+    close(plain_logits(reference.ours, params, tokens), theirs(torch.tensor(tokens)).logits)
     with mesh.single():
         again = load.load(tmp_path / "ours", reference.ours)
     jax.tree.map(np.testing.assert_array_equal, again, params)
@@ -192,5 +196,5 @@ def test_activations_are_theirs(theirs):
 
 
 def test_an_unknown_activation_is_refused():
-    with pytest.raises(UserError, match="'xielu'.*gelu_new"):
+    with pytest.raises(UserError, match=r"'xielu'.*gelu_new"):
         our_activation("xielu")

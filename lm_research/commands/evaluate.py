@@ -1,0 +1,72 @@
+"""Print a checkpoint's held-out loss, perplexity and bits per byte."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+
+def define() -> None:
+    """--checkpoint, --paths, --length, --batch, --dtype."""
+    flags.DEFINE_string("checkpoint", None, "a run's directory or a Hugging Face directory")
+    flags.DEFINE_string("paths", None, "text files to score; by default the run's held-out text")
+    flags.DEFINE_integer("length", None, "tokens read at once; by default as in training", 1)
+    flags.DEFINE_integer("batch", 8, "sequences scored at once", 1)
+    flags.DEFINE_string("dtype", None, "float32 or bfloat16; by default as in training")
+    flags.mark_flag_as_required("checkpoint")
+
+
+def run(values: flags.FlagValues) -> None:
+    """Scores the text and prints a line for each number."""
+    from lm_research import mesh
+    from lm_research.evals import HeldOut
+    from lm_research.objectives import Causal
+    from lm_research.train.restore import open_checkpoint
+
+    with mesh.single(), tempfile.TemporaryDirectory() as scratch:
+        execution = {} if values.dtype is None else {"dtype": values.dtype}
+        loaded = open_checkpoint(values.checkpoint, **execution)
+        if values.paths is None:
+            objective, data = _of_run(Path(values.checkpoint), values.length)
+        else:
+            objective = Causal(values.length or loaded.model.context or 1024)
+            data = _of_files(values.paths, loaded, objective.length, Path(scratch))
+        evaluate = HeldOut(every=1).bind(objective, data, values.batch)
+        numbers = evaluate(loaded.model, loaded.params)
+    baselines = ((name, data.facts.get(f"{name}_bits_per_byte")) for name in ("gzip", "xz"))
+    beside = ", ".join(f"{name} -9 {value:.4f}" for name, value in baselines if value)
+    for name, value in numbers.items():
+        note = f"   ({beside})" if name == "bits_per_byte" and beside else ""
+        print(f"{name.replace('_', ' ')}: {value:.4f}{note}")
+
+
+def _of_run(path: Path, length: int | None) -> tuple[Any, Any]:
+    """A run's own objective and held-out text."""
+    import dataclasses
+
+    from lm_research.errors import UserError
+    from lm_research.train.experiment import part
+    from lm_research.train.restore import stored_config
+
+    stored = stored_config(path)
+    if "data" not in stored:
+        raise UserError(f"{path} is no run with data of its own; give --paths=TEXT_FILES")
+    objective = part(stored, "objective")
+    if length is not None:
+        objective = dataclasses.replace(objective, length=length)
+    return objective, part(stored, "data").prepare(path / "data", objective.length)
+
+
+def _of_files(paths: str, loaded: Any, length: int, scratch: Path) -> Any:
+    """All the text of some files, held out."""
+    from lm_research.data import Prepared, TextFiles, Windows, shards
+    from lm_research.errors import UserError
+
+    if loaded.tokenizer is None:
+        raise UserError("the checkpoint has no tokenizer, so it cannot read text; use `score`")
+    source = TextFiles(paths)
+    texts = (source[i]["text"] for i in range(len(source)))
+    windows = Windows(shards.write(scratch / "shards", texts, loaded.tokenizer), length)
+    facts = {"heldout_tokens": windows.tokens, "heldout_bytes": windows.shards.index["bytes"]}
+    return Prepared(windows, windows, loaded.tokenizer, facts)

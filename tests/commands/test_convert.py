@@ -1,0 +1,90 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import flags
+
+from lm_research import config, mesh, tree
+from lm_research.commands import convert
+from lm_research.data.tokenizer import Bytes, load
+from lm_research.errors import UserError
+from lm_research.hub import names, save
+from lm_research.train import restore
+
+SECTION = {
+    "kind": "GPT2",
+    "vocab": 257,
+    "width": 8,
+    "layers": 2,
+    "heads": 2,
+    "context": 8,
+    "hidden": 32,
+    "activation": "gelu_tanh",
+    "tied": True,
+    "epsilon": 1e-5,
+}
+
+
+@pytest.fixture
+def huggingface(tmp_path):
+    model = config.build(SECTION, save.CONTENTS)
+    params = tree.map_named(
+        lambda path, leaf: jnp.float32(np.random.default_rng(len(path)).normal(size=leaf.shape)),
+        tree.unboxed(names.abstract(model)),
+    )
+    save.save(tmp_path / "huggingface", SECTION, params, Bytes().train([]))
+    return tmp_path / "huggingface"
+
+
+def converted(source, target, *more):
+    values = flags.FlagValues()
+    flags.DEFINE_string("source", str(source), "", flag_values=values)
+    flags.DEFINE_string("target", str(target), "", flag_values=values)
+    flags.DEFINE_string("target_format", *(more or (None,)), "", flag_values=values)
+    values.mark_as_parsed()
+    assert not convert.run(values)
+
+
+def test_there_and_back(huggingface, tmp_path, capsys):
+    converted(huggingface, tmp_path / "run")
+    assert restore.is_run(tmp_path / "run")
+    converted(tmp_path / "run", tmp_path / "again")
+    assert not restore.is_run(tmp_path / "again")
+    names = sorted(path.name for path in huggingface.iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
+    for name in names:
+        assert (huggingface / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"3,880 parameters in 20 tensors: {tmp_path / 'run'}"
+    assert second == f"3,880 parameters in 28 tensors: {tmp_path / 'again'}"
+
+
+def test_the_same_format_by_request(huggingface, tmp_path):
+    converted(huggingface, tmp_path / "copy", "huggingface")
+    with mesh.single():
+        one, other = (restore.open_checkpoint(p) for p in (huggingface, tmp_path / "copy"))
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    assert one.section == other.section == SECTION
+    assert one.tokenizer.hash == other.tokenizer.hash
+
+
+def test_transformers_reads_the_tokenizer(huggingface):
+    transformers = pytest.importorskip("transformers", reason="it is the reference: extra `verify`")
+    theirs = transformers.AutoTokenizer.from_pretrained(huggingface)
+    tokenizer = load(huggingface)
+    text = "A tokenizer, naïve: 1 2  3\n"
+    assert theirs(text, add_special_tokens=False)["input_ids"] == tokenizer.encode(text).tolist()
+    settings = json.loads((huggingface / "config.json").read_text())
+    assert theirs.eos_token_id == settings["eos_token_id"] == tokenizer.eos
+
+
+def test_a_target_in_use_is_refused(huggingface, tmp_path):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    with pytest.raises(UserError, match="used exists and is not empty"):
+        converted(huggingface, tmp_path / "used")
+    with pytest.raises(UserError, match="is not a directory"):
+        converted(tmp_path / "nowhere", tmp_path / "run")
+    assert not (tmp_path / "run").exists()

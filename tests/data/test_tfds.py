@@ -1,0 +1,67 @@
+import pickle
+import sys
+
+import pytest
+
+from lm_research.data import TFDS
+from lm_research.errors import UserError
+
+tfds = pytest.importorskip("tensorflow_datasets")
+
+
+class SmallTexts(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i in range(20):
+            yield i, {"text": f"naïve {i}"}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    directory = str(tmp_path_factory.mktemp("tfds"))
+    SmallTexts(data_dir=directory, file_format="array_record").download_and_prepare()
+    return directory
+
+
+def test_reads_text_without_tensorflow(prepared):
+    source = TFDS("small_texts", "train", data_dir=prepared)
+    texts = {record["text"] for record in source}
+    assert texts == {f"naïve {i}" for i in range(20)}
+    assert len(TFDS("small_texts", "train[5:]", data_dir=prepared)) == 15
+    assert pickle.loads(pickle.dumps(source))[3] == source[3]
+    assert "tensorflow" not in sys.modules
+
+
+def test_reads_mocks(prepared):
+    with tfds.testing.mock_data(num_examples=3):
+        source = TFDS("small_texts", "train", data_dir=prepared)
+        assert len(source) == 3 and isinstance(source[0]["text"], str)
+    assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "name, split, field, message",
+    [
+        ("small_texts", "test", "text", "small_texts .test. cannot be had: .*Unknown split"),
+        ("small_texts", "train", "body", "has no text in the field 'body'; it has 'text'"),
+        ("no_such_texts", "train", "text", "no_such_texts .train. cannot be had: .*data_dir"),
+    ],
+)
+def test_says_what_cannot_be_had(prepared, name, split, field, message):
+    with pytest.raises(UserError, match=message) as error:
+        TFDS(name, split, field, data_dir=prepared)[0]
+    assert "\n" not in str(error.value)
+
+
+def test_fingerprint(prepared):
+    train, rest = (TFDS("small_texts", s, data_dir=prepared) for s in ("train", "train[5:]"))
+    assert train.fingerprint() == TFDS("small_texts", "train", data_dir=prepared).fingerprint()
+    assert train.fingerprint() != rest.fingerprint()

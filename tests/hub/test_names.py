@@ -1,0 +1,123 @@
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm_research import config
+from lm_research.errors import UserError
+from lm_research.hub import names, save
+from lm_research.models import GPT2, Llama
+from lm_research.models.family import Family, Row
+
+GIVEN = {
+    "query": names.Parameter("LDNH", (2, 3, 2, 2)),
+    "key": names.Parameter("LDKH", (2, 3, 1, 2)),
+    "out": names.Parameter("LNHD", (2, 2, 2, 3)),
+    "norm": names.Parameter("D", (3,)),
+}
+ROWS = (
+    Row("query", "h.{L}.both", "D+(NH)"),
+    Row("key", "h.{L}.both", "D+(KH)"),
+    Row("out", "h.{L}.out", "D(NH)"),
+    Row("norm", "norm", "D"),
+)
+FAMILY = Family("Kind", "kind", "KindLM", ROWS, dict, dict, {}, {})
+
+
+def arrays():
+    return {
+        path: np.arange(np.prod(p.shape), dtype=np.float32).reshape(p.shape) + 100 * i
+        for i, (path, p) in enumerate(GIVEN.items())
+    }
+
+
+def made():
+    values = arrays()
+    read = lambda path, layer: values[path] if layer is None else values[path][layer]
+    return {name: tensor.made(read) for name, tensor in names.layout(FAMILY, GIVEN).items()}
+
+
+def test_a_table_by_hand():
+    tensors = made()
+    assert list(tensors) == ["h.0.both", "h.1.both", "h.0.out", "h.1.out", "norm"]
+    np.testing.assert_array_equal(
+        tensors["h.1.both"],
+        [
+            [12, 13, 14, 15, 106, 107],  # query [D, N, H] of layer 1 begins at 12, key at 106
+            [16, 17, 18, 19, 108, 109],
+            [20, 21, 22, 23, 110, 111],
+        ],
+    )
+    # out [N, H, D] of layer 0 is 200 + 6 n + 3 h + d, at row d and column 2 n + h.
+    np.testing.assert_array_equal(
+        tensors["h.0.out"],
+        [[200, 203, 206, 209], [201, 204, 207, 210], [202, 205, 208, 211]],
+    )
+    assert names.layout(FAMILY, GIVEN)["h.0.both"].shape == (3, 6)
+    assert all(tensor.flags.c_contiguous for tensor in tensors.values())
+
+
+def test_any_slice_of_a_parameter_is_read_from_its_part_of_the_tensor():
+    tensors, values = made(), arrays()
+    for name, tensor in names.layout(FAMILY, GIVEN).items():
+        for part in tensor.parts:
+            whole = values[part.ours] if part.layer is None else values[part.ours][part.layer]
+            cuts = [
+                [slice(a, b) for a in range(size) for b in range(a + 1, size + 1)]
+                for size in part.shape
+            ]
+            for index in itertools.product(*cuts):
+                read = part.read(lambda cut, name=name: tensors[name][cut], index)
+                np.testing.assert_array_equal(read, whole[index])
+
+
+def test_no_more_is_read_than_is_needed():
+    tensors, sizes = made(), []
+
+    def read(cut):
+        sizes.append(tensors["h.0.both"][cut].size)
+        return tensors["h.0.both"][cut]
+
+    query = names.layout(FAMILY, GIVEN)["h.0.both"].parts[0]
+    query.read(read, (slice(1, 2), slice(1, 2), slice(0, 2)))
+    assert sizes == [2]
+
+
+def parameters(model):
+    return names.parameters(names.abstract(model))
+
+
+def test_the_family_follows_from_the_parameters():
+    sizes = {"vocab": 16, "width": 8, "layers": 1, "heads": 2}
+    for model, expected in (
+        (GPT2(**sizes), "GPT2LMHeadModel"),
+        (GPT2(**sizes, bias=False), "GPT2LMHeadModel"),
+        (Llama(**sizes), "LlamaForCausalLM"),
+        (Llama(**sizes, tied=True), "LlamaForCausalLM"),
+        (Llama(**sizes, head_norms=True), "Qwen3ForCausalLM"),
+    ):
+        kind = "GPT2" if "GPT2" in expected else "Llama"
+        assert names.fitting(kind, parameters(model)).architecture == expected
+
+
+def test_a_model_that_is_nobodys_is_refused():
+    section = {"kind": "GPT2", "vocab": 16, "width": 8, "layers": 1, "heads": 2}
+    given = parameters(config.build(section, save.CONTENTS))
+    with pytest.raises(UserError, match=r"GPT2LMHeadModel: gate/kernel"):
+        names.fitting("GPT2", given | {"gate/kernel": names.Parameter("DF", (8, 4))})
+    with pytest.raises(UserError, match=r"Novel has no Hugging Face.*GPT2, Llama"):
+        names.fitting("Novel", given)
+
+
+def test_rows_name_each_parameter_once_and_tie_what_exists():
+    for family in names.families():
+        ours = [row.ours for row in family.rows]
+        assert len(set(ours)) == len(ours)
+        assert all(row.tied is None or row.tied in ours for row in family.rows)
+
+
+def test_nothing_is_computed_to_know_shapes():
+    huge = GPT2(vocab=50257, width=12288, layers=96, heads=96)
+    assert parameters(huge)["stack/blocks/mlp/up/kernel"].shape == (96, 12288, 49152)
+    assert jnp.float32 == names.abstract(huge)["embedding"]["table"].value.dtype
