@@ -2,13 +2,16 @@
 
     python benchmarks/nanogpt_cpu.py --pairs=3
 
-needs LM_RESEARCH_DATA, under which lies tinyshakespeare/input.txt.gz, and PyTorch. Our side is `python -m lm_research
-train --config=configs/shakespeare_char.py`; the peer is `--peer` of this file: nanoGPT's model and loop in plain
-PyTorch, with fused attention and fused AdamW. Both read the text, train, save once at the end, and neither
-evaluates nor samples. What counts is user and system time of the process and its children, from start to end.
+needs LM_RESEARCH_DATA, under which lies tinyshakespeare/input.txt.gz, and PyTorch. Our side is
+`python -m lm_research train --config=configs/shakespeare_char.py`; the peer is `--peer` of this
+file: nanoGPT's model and loop in plain PyTorch, with fused attention and fused AdamW. Both read
+the text, train, and at the end score the whole held-out tenth and save, once; neither samples.
+What counts is user and system time of the process and its children, from start to end.
 
-Both get huge pages (glibc.malloc.hugetlb=1), which our command sets for itself. Sides take turns; a ratio is the
-median over rounds of the peer's seconds / ours. `--breakdown` times the parts of our command that are not steps.
+Both get huge pages (glibc.malloc.hugetlb=1), which our command sets for itself. Sides take turns;
+a ratio is the median over rounds of the peer's seconds / ours. PyTorch's threads spin while they
+wait, which counts as CPU time and grows on a machine with other work, so the peer is also run on
+one thread: measure where nothing else runs.
 """
 
 import argparse
@@ -29,6 +32,11 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS, HEADS, WIDTH, LENGTH, ROWS = 4, 4, 128, 64, 12
 PEAK, FINAL, WARMUP = 1e-3, 1e-4, 100
 PEER, AUTOCAST = "PyTorch float32", "PyTorch bfloat16 autocast"
+PEERS = {  # dtype, threads; 0 is PyTorch's own choice
+    PEER: ("float32", 0),
+    "PyTorch float32, one thread": ("float32", 1),
+    AUTOCAST: ("bfloat16", 0),
+}
 OURS = {  # dtype, steps per dispatch
     "lm_research float32": ("float32", 1),
     "lm_research float32, ten steps a dispatch": ("float32", 10),
@@ -44,15 +52,15 @@ def ours(text: Path, workdir: Path, steps: int, dtype: str, dispatch: int) -> li
         f"--config.data.source.paths={text}",
         f"--config.steps={steps}",
         f"--config.checkpoint.every={steps}",
-        "--config.evals={}",
+        f"--config.evals.heldout.every={steps}",
         "--config.log.samples.every=0",
         f"--workdir={workdir}",
     ]
 
 
-def peer(text: Path, workdir: Path, steps: int, dtype: str) -> list[str]:
+def peer(text: Path, workdir: Path, steps: int, dtype: str, threads: int) -> list[str]:
     """The peer's command."""
-    spec = dict(text=str(text), workdir=str(workdir), steps=steps, dtype=dtype)
+    spec = [str(text), str(workdir), steps, dtype, threads]
     return [sys.executable, __file__, "--peer", json.dumps(spec)]
 
 
@@ -70,19 +78,20 @@ def cpu_seconds(command: list[str], log: Path) -> tuple[float, float]:
 
 
 def compare(sides: list[str], pairs: int, steps: int, text: Path) -> dict[str, dict]:
-    """CPU and wall seconds of each side, and its last training loss, round by round."""
-    found = {name: {"cpu": [], "wall": [], "loss": []} for name in sides}
+    """CPU and wall seconds of each side, and its held-out loss, round by round."""
+    found = {name: {"cpu": [], "wall": [], "heldout loss": []} for name in sides}
     for turn in range(pairs):
         for name in sides:
             with tempfile.TemporaryDirectory() as made:
                 workdir = Path(made) / "run"
-                if name in OURS:
-                    command = ours(text, workdir, steps, *OURS[name])
-                else:
-                    command = peer(text, workdir, steps, "float32" if name == PEER else "bfloat16")
+                make, mode = (ours, OURS[name]) if name in OURS else (peer, PEERS[name])
+                command = make(text, workdir, steps, *mode)
                 cpu, wall = cpu_seconds(command, Path(made) / "log")
-                last = (workdir / "metrics.jsonl").read_text().splitlines()[-1]
-            for kind, value in (("cpu", cpu), ("wall", wall), ("loss", json.loads(last)["loss"])):
+                written = (workdir / "metrics.jsonl").read_text().splitlines()
+            loss = next(
+                row["heldout/loss"] for row in map(json.loads, written) if "heldout/loss" in row
+            )
+            for kind, value in (("cpu", cpu), ("wall", wall), ("heldout loss", loss)):
                 found[name][kind].append(round(value, 3))
             print(f"round {turn + 1}, {name}: {cpu:.1f} CPU-seconds, {wall:.1f} s", flush=True)
     return found
@@ -94,21 +103,24 @@ def times_as_fast(found: dict[str, dict], name: str, against: str = PEER) -> flo
     return statistics.median(theirs / own for theirs, own in both)
 
 
-def train_peer(text: Path, workdir: Path, steps: int, dtype: str) -> None:
+def train_peer(text: Path, workdir: Path, steps: int, dtype: str, threads: int) -> None:
     """nanoGPT's run, in PyTorch."""
     import numpy as np
     import torch
 
+    if threads:
+        torch.set_num_threads(threads)
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
     characters = gzip.decompress(text.read_bytes()).decode()
     letters = sorted(set(characters))
     ids = {letter: i for i, letter in enumerate(letters)}
     tokens = np.array([ids[letter] for letter in characters], np.uint16)
-    tokens = tokens[: int(len(tokens) * 0.9)]
+    tokens, heldout = np.split(tokens, [int(len(tokens) * 0.9)])
     torch.manual_seed(1337)
     model = peer_model(len(letters))
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
-    groups = [dict(params=matrices, weight_decay=0.1), dict(params=others, weight_decay=0.0)]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=PEAK, betas=(0.9, 0.99), fused=True)
     workdir.mkdir(parents=True)
     with (workdir / "metrics.jsonl").open("w") as metrics:
@@ -116,9 +128,8 @@ def train_peer(text: Path, workdir: Path, steps: int, dtype: str) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps)
             starts = torch.randint(len(tokens) - LENGTH, (ROWS,)).tolist()
-            rows = np.stack([tokens[i : i + LENGTH + 1] for i in starts]).astype(np.int64)
-            batch = torch.from_numpy(rows)
-            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            batch = windows(tokens, starts)
+            with autocast:
                 loss = model(batch[:, :-1], batch[:, 1:])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -126,7 +137,23 @@ def train_peer(text: Path, workdir: Path, steps: int, dtype: str) -> None:
             optimizer.step()
             if (step + 1) % 10 == 0 or step + 1 == steps:
                 metrics.write(json.dumps({"step": step + 1, "loss": loss.item()}) + "\n")
+        starts = np.arange(0, len(heldout) - LENGTH, LENGTH)
+        total = 0.0
+        with torch.no_grad(), autocast:
+            for some in np.array_split(starts, -(-len(starts) // ROWS)):
+                batch = windows(heldout, some)
+                total += len(some) * model(batch[:, :-1], batch[:, 1:]).item()
+        metrics.write(json.dumps({"step": steps, "heldout/loss": total / len(starts)}) + "\n")
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, workdir / "last")
+
+
+def windows(tokens, starts):
+    """Tokens [B, T + 1] from each of the places."""
+    import numpy as np
+    import torch
+
+    rows = np.stack([tokens[i : i + LENGTH + 1] for i in starts])
+    return torch.from_numpy(rows.astype(np.int64))
 
 
 def learning_rate(step: int, steps: int) -> float:
@@ -138,7 +165,7 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 def peer_model(vocab: int):
-    """GPT-2 without biases, its head tied to the embedding; takes tokens and targets, returns the loss."""
+    """GPT-2 without biases, its head tied: takes tokens and targets, returns the loss."""
     import torch
     from torch import nn
     from torch.nn import functional
@@ -171,7 +198,9 @@ def peer_model(vocab: int):
             for name, weight in self.named_parameters():
                 if weight.dim() >= 2:
                     into_stream = name.endswith(("out.weight", "down.weight"))
-                    nn.init.normal_(weight, std=0.02 / (math.sqrt(2 * LAYERS) if into_stream else 1))
+                    nn.init.normal_(
+                        weight, std=0.02 / (math.sqrt(2 * LAYERS) if into_stream else 1)
+                    )
 
         def forward(self, tokens, targets):
             x = self.embedding(tokens) + self.position(torch.arange(tokens.shape[1]))
@@ -192,16 +221,22 @@ def main() -> None:
     options = parser.parse_args()
     if options.peer:
         spec = json.loads(options.peer)
-        return train_peer(Path(spec.pop("text")), Path(spec.pop("workdir")), **spec)
-    text = Path(os.environ["LM_RESEARCH_DATA"]) / "tinyshakespeare" / "input.txt.gz"
-    found = compare([PEER, AUTOCAST, *OURS], options.pairs, options.steps, text)
+        return train_peer(Path(spec[0]), Path(spec[1]), *spec[2:])
+    text = record.data("tinyshakespeare/input.txt.gz")
+    found = compare([*PEERS, *OURS], options.pairs, options.steps, text)
     ratios = {name: times_as_fast(found, name) for name in OURS}
     best = max(ratios, key=ratios.get)
     start = f"nanoGPT's CPU run, {options.steps:,} steps, CPU-seconds"
     Row = record.Row
     times = "times as fast as PyTorch float32"
     rows = [
-        Row(f"{start}, {name}", ratios[name], times, 1.0 if name == "lm_research float32" else None, False)
+        Row(
+            f"{start}, {name}",
+            ratios[name],
+            times,
+            1.0 if name == "lm_research float32" else None,
+            False,
+        )
         for name in OURS
     ]
     rows.append(Row(f"{start}, best of our modes ({best})", ratios[best], times, 1.4, False))

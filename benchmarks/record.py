@@ -1,4 +1,4 @@
-"""What every benchmark here writes: results beside their bars, and the machine that they were measured on."""
+"""What every benchmark here writes: results beside their bars, and where they were measured."""
 
 import json
 import os
@@ -61,6 +61,13 @@ def processor() -> str:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def data(name: str) -> Path:
+    """A file of the data directory that LM_RESEARCH_DATA names."""
+    if "LM_RESEARCH_DATA" not in os.environ:
+        raise SystemExit(f"set LM_RESEARCH_DATA to the directory under which {name} lies")
+    return Path(os.environ["LM_RESEARCH_DATA"]) / name
 
 
 def write(path: Path, command: str, rows: list[Row], **details: Any) -> None:

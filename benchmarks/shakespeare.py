@@ -2,20 +2,19 @@
 
     python benchmarks/shakespeare.py --seeds=1337,1,2
 
-needs LM_RESEARCH_DATA, under which lies tinyshakespeare/input.txt.gz. Every run is the train command in a process of
-its own; a loss is that of all characters of the last tenth of the text, in windows of 64, at the last step. nanoGPT
-publishes 1.88, estimated on random windows.
+needs LM_RESEARCH_DATA, under which lies tinyshakespeare/input.txt.gz. Every run is the train
+command in a process of its own; a loss is that of all characters of the last tenth of the text, in
+windows of 64, at the last step. nanoGPT publishes 1.88, estimated on random windows.
 
 This file is also the config of the recipes:
 
-    python -m lm_research train --config=benchmarks/shakespeare.py:recipe=ours --config.data.source.paths=input.txt \
-        --workdir=runs/ours
+    python -m lm_research train --config=benchmarks/shakespeare.py:recipe=ours \
+        --config.data.source.paths=input.txt --workdir=runs/ours
 """
 
 import argparse
 import importlib.util
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -29,22 +28,28 @@ from lm_research.config import knobs, known
 ROOT = Path(__file__).resolve().parent.parent
 BAR = 1.89
 
-# What differs from configs/shakespeare_char.py, run=cpu. The model has 800,256 parameters, 3,840 fewer.
-OURS = dict(
-    model=dict(
-        kind="Llama",
-        width=128,
-        layers=4,
-        heads=4,
-        hidden=344,
-        head_norms=True,
-        tied=True,
-        dtype="float32",
-    ),
-    optimizer=dict(
-        kind="Muon", peak=1e-2, warmup=100, shape="wsd", cooldown=0.5, final=0.0, decay=0.1
-    ),
-)
+# In place of the sections of configs/shakespeare_char.py; 800,256 parameters, 3,840 fewer.
+OURS = {
+    "model": {
+        "kind": "Llama",
+        "width": 128,
+        "layers": 4,
+        "heads": 4,
+        "hidden": 344,
+        "head_norms": True,
+        "tied": True,
+        "dtype": "float32",
+    },
+    "optimizer": {
+        "kind": "Muon",
+        "peak": 1e-2,
+        "warmup": 100,
+        "shape": "wsd",
+        "cooldown": 0.5,
+        "final": 0.0,
+        "decay": 0.1,
+    },
+}
 RECIPES = {"published": {}, "ours": OURS}
 
 
@@ -93,7 +98,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2_000)
     parser.add_argument("--output", type=Path, default=record.RESULTS / "shakespeare.json")
     options = parser.parse_args()
-    text = Path(os.environ["LM_RESEARCH_DATA"]) / "tinyshakespeare" / "input.txt.gz"
+    text = record.data("tinyshakespeare/input.txt.gz")
     seeds = [int(seed) for seed in options.seeds.split(",")]
     losses, rows = {}, []
     for recipe in options.recipes.split(","):
@@ -101,7 +106,7 @@ def main() -> None:
         for seed in seeds:
             losses[recipe][seed] = held_out_loss(recipe, seed, options.steps, text)
             print(f"{recipe}, seed {seed}: {losses[recipe][seed]:.4f}", flush=True)
-        what = f"Shakespeare characters, {recipe} recipe, step {options.steps:,}: validation loss"
+        what = f"Shakespeare characters, recipe `{recipe}`, step {options.steps:,}: validation loss"
         bar = BAR if recipe == "published" else None
         mean = statistics.mean(losses[recipe].values())
         rows.append(record.Row(f"{what}, mean of {len(seeds)} seeds", mean, "nats", bar))

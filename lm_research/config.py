@@ -161,4 +161,6 @@ def _knob_value(name: str, text: str, default: Any) -> Any:
 
 
 def _readable(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(hint)))
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

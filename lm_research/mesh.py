@@ -107,8 +107,9 @@ def _check_divides(path, leaf, letters, sharding) -> None:
         names = () if axes is None else (axes,) if isinstance(axes, str) else axes
         parts = math.prod(sharding.mesh.shape[name] for name in names)
         if size % parts:
+            name = "/".join(str(key.key) for key in path if hasattr(key, "key"))
             raise UserError(
-                f"axis {letter} of {jax.tree_util.keystr(path)} has {size} entries, which mesh axis "
+                f"axis {letter} of {name} has {size} entries, which mesh axis "
                 f"{'*'.join(names)} of size {parts} does not divide"
             )
 

@@ -88,9 +88,8 @@ def load(directory: str | Path, model: nn.Module) -> Any:
                 read[key] = _read(stored, pieces[path], index)
             return read[key]
 
-        array = jax.make_array_from_callback(shape, place, at)
-        read.clear()  # JAX may keep `at` until a garbage collection
-        return array
+        # Waiting keeps the host from reading ahead of the copies to its devices.
+        return jax.block_until_ready(jax.make_array_from_callback(shape, place, at))
 
     return tree.map_named(placed, boxed, mesh.shardings(boxed))
 

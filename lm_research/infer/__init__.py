@@ -2,6 +2,6 @@
 
 from lm_research.infer.decode import Result, generate
 from lm_research.infer.sample import Sampler
+from lm_research.infer.score import score
 
-
-__all__ = ["Result", "Sampler", "generate"]
+__all__ = ["Result", "Sampler", "generate", "score"]

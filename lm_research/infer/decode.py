@@ -13,7 +13,7 @@ from flax import struct
 
 from lm_research.errors import UserError
 from lm_research.infer.sample import Sampler, row_keys
-from lm_research.infer.shapes import check_tokens, padded_length, padded_rows
+from lm_research.infer.shapes import check, decoded_rows, padded_length
 from lm_research.layers import EMPTY, Output, separated, shard
 
 Array = jax.Array
@@ -95,7 +95,7 @@ def generate(
       UserError: a prompt is empty, has tokens that the model does not know, or is too long for its context.
     """
     prompts = [np.asarray(prompt, np.int32).reshape(-1) for prompt in prompts]
-    _check(model, prompts, length, samples)
+    _check(model, prompts, length, samples, seed)
     decoder, weights = separate(model, params)
     rows = [(request, sample) for request in range(len(prompts)) for sample in range(samples)]
     rows.sort(key=lambda row: len(prompts[row[0]]))
@@ -120,21 +120,18 @@ def _separated(layers: int, params: Any) -> Any:
     return {**params, "stack": separated(params["stack"], layers)}
 
 
-def _check(model, prompts, length, samples) -> None:
+def _check(model, prompts, length, samples, seed) -> None:
     if length < 1 or samples < 1:
         raise UserError(f"asked for {samples} samples of {length} new tokens; both are 1 or more")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed is {seed}; it takes a number from 0 to 2**32 - 1")
     for i, prompt in enumerate(prompts):
         if not len(prompt):
             raise UserError(f"prompt {i} is empty; it takes at least one token")
-        check_tokens(model, prompt, f"prompt {i}")
-        if model.context is not None and len(prompt) + length > model.context:
-            raise UserError(
-                f"prompt {i} has {len(prompt)} tokens, and {length} new ones make "
-                f"{len(prompt) + length}; the model's context is {model.context}"
-            )
+        check(model, prompt, f"prompt {i}", length)
 
 
-def _collected(rows, pieces: Iterator, eos: int, stream: Stream | None) -> list[Result]:
+def _collected(rows, pieces: Iterator, eos: int | None, stream: Stream | None) -> list[Result]:
     """The results of a batch, from pieces [B, n] of tokens and log-probabilities."""
     tokens: list[list] = [[] for _ in rows]
     logprobs: list[list] = [[] for _ in rows]
@@ -143,7 +140,7 @@ def _collected(rows, pieces: Iterator, eos: int, stream: Stream | None) -> list[
         for i, (request, sample) in enumerate(rows):
             if ended[i]:
                 continue
-            stop = np.flatnonzero(new[i] == eos)
+            stop = np.flatnonzero(new[i] == eos) if eos is not None else ()
             ended[i] = bool(len(stop))
             count = stop[0] if ended[i] else len(new[i])
             tokens[i].append(new[i, :count])
@@ -161,7 +158,7 @@ def _decoded(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields new tokens and their log-probabilities, [B, n] each, until all rows are done."""
     (seed, eos), each = ends, STREAMED if streamed else DISPATCH
-    B = padded_rows(len(rows))
+    B = decoded_rows(len(rows), decoder.dtype)
     T = padded_length(max(len(prompts[request]) for request, _ in rows))
     tokens = np.zeros((B, T), np.int32)
     lengths = np.ones(B, np.int32)  # rows that fill up the batch have one token and are done

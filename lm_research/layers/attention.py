@@ -97,9 +97,7 @@ class Attention(nn.Module):
 
     def init_cache(self, batch: int, length: int) -> KeyValue:
         """An empty cache for `batch` rows of `length` tokens."""
-        return KeyValue.empty(
-            batch, length, self.kv_heads, self.head, stream_dtype(self.dtype)
-        )
+        return KeyValue.empty(batch, length, self.kv_heads, self.head, stream_dtype(self.dtype))
 
 
 def head_norm(epsilon: float) -> RMSNorm:

@@ -19,7 +19,9 @@ class KeyValue:
     refused, need no more than their positions.
     """
 
-    key: Array  # [B, K, S, H]: a head's keys lie together, which one query reads without a transpose
+    key: (
+        Array  # [B, K, S, H]: a head's keys lie together, which one query reads without a transpose
+    )
     value: Array  # [B, K, S, H]
     position: Array  # [B, S]
     next: Array  # []

@@ -19,6 +19,7 @@ from lm_research.layers.position import Bias
 Array = jax.Array
 Kernel = Literal["auto", "xla", "cudnn", "splash"]
 
+
 def attend(
     query: Array,  # [B, T, N, H]
     key: Array,  # [B, S, K, H]
@@ -97,7 +98,9 @@ def _softmax(scores, mask, orders, bias, soft_cap):  # [B, K, G, T, S]
 def _cached(query, key, value, softmax, dtype):
     """Attention to a cache on one CPU device, whose keys lie as [B, K, S, H] in memory, in products that are fast."""
     B, T, K, G, H = query.shape
-    dtype = jnp.float32 if T == 1 else dtype  # a product with one row converts 16 bits at every call
+    dtype = (
+        jnp.float32 if T == 1 else dtype
+    )  # a product with one row converts 16 bits at every call
     query = jnp.moveaxis(query, 1, 3).reshape(B * K, G * T, H).astype(dtype)
     key, value = (jnp.swapaxes(x, 1, 2).reshape(B * K, -1, H).astype(dtype) for x in (key, value))
     weights = softmax(matmul(query, key, transposed=True).reshape(B, K, G, T, -1))

@@ -27,6 +27,10 @@ class Schedule:
     cooldown: float = 0.2
     clip: float | None = 1.0
 
+    def __post_init__(self):
+        if self.warmup < 0:
+            raise ValueError(f"warmup is {self.warmup}; it takes a number from 0 on")
+
     def learning_rate(self, steps: int) -> optax.Schedule:
         """The learning rate as a function of the step, for a run of `steps` steps."""
         peak, end, rest = self.peak, self.peak * self.final, max(1, steps - self.warmup)

@@ -111,6 +111,9 @@ class Experiment:
 
     def __post_init__(self):
         config.at_least(self, "", 0, "seed", "steps")
+        if self.seed >= 2**32:
+            raise UserError(f"seed is {self.seed}; it takes a number under {2**32}")
+        config.at_least(self.objective, "objective", 1, "length")
         for name, evaluator in self.evals.items():
             config.at_least(evaluator, f"evals.{name}", 1, "every")
         if self.batch.size % self.batch.microbatches:
@@ -171,6 +174,9 @@ def completed(given: Mapping[str, Any]) -> dict[str, Any]:
         if "kind" not in result[name]:
             raise UserError(f"{name} lacks kind; it takes one of {', '.join(package.__all__)}")
         config.known(result[name]["kind"], package.__all__, f"kind of {name} (at {name}.kind)")
+    for name, value in result["model"].items():
+        if type(value) is int and value < 1:  # they all count something
+            raise UserError(f"model.{name} is {value}; it takes a number from 1 on")
     for name, kind in KINDS.items():
         result[name] = {"kind": kind, **result[name]}
     if "samples" in result["log"]:

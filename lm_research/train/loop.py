@@ -138,10 +138,13 @@ def refuse_other(
     Raises:
       UserError: the run there has another config, or read another text; says what differs.
     """
-    if resolved["resume"] == "changed" or not (workdir / "config.json").is_file():
+    if not (workdir / "config.json").is_file():
         return
     if not restore.is_run(workdir):
         raise UserError(f"{workdir} is a Hugging Face directory; give another --workdir")
+    told = any((workdir / name).exists() for name in ("metrics.jsonl", "checkpoints"))
+    if resolved["resume"] == "changed" or not told:  # a run that came to nothing is none
+        return
     stored = restore.stored_config(workdir)
     lines = changed(stored, _with_vocab(resolved, stored))
     if facts is not None:

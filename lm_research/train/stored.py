@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -152,4 +153,8 @@ def reason(error: BaseException) -> str:
 
 
 def _told_otherwise(record: logging.LogRecord) -> bool:
-    return not record.exc_info or "orbax" not in record.pathname + record.getMessage()
+    if not record.exc_info:
+        return True
+    frames = traceback.walk_tb(record.exc_info[2])
+    places = [frame.f_code.co_filename for frame, _ in frames]
+    return not any("orbax" in text for text in (record.pathname, record.getMessage(), *places))

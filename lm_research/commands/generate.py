@@ -1,0 +1,203 @@
+"""Continue prompts with a trained model."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+
+def define() -> None:
+    """--checkpoint, what to continue, how to draw, where to write."""
+    flags.DEFINE_string("checkpoint", None, "a run's directory or a Hugging Face directory")
+    flags.DEFINE_multi_string(
+        "prompt",
+        [],
+        "text to continue, or token ids with spaces between them where there is no "
+        "tokenizer; may be repeated; without any, a new text begins",
+    )
+    flags.DEFINE_string(
+        "input",
+        None,
+        '{"text": "..."} or {"tokens": [1, 2, ...]} per line; -: a text per line of standard input',
+    )
+    flags.DEFINE_string(
+        "output",
+        None,
+        "where to write a JSON object per continuation; by default texts are printed",
+    )
+    flags.DEFINE_integer("length", 100, "new tokens at most", lower_bound=1)
+    flags.DEFINE_float("temperature", 1.0, "divides the logits; 0 takes the likeliest token")
+    flags.DEFINE_integer("top_k", None, "keep the k likeliest tokens")
+    flags.DEFINE_float("top_p", None, "keep the likeliest tokens that sum to this probability")
+    flags.DEFINE_float("min_p", None, "keep tokens at least so likely, against the likeliest")
+    flags.DEFINE_bool("greedy", False, "take the likeliest token: temperature 0")
+    flags.DEFINE_integer("samples", 1, "continuations of each prompt", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "of the draws", lower_bound=0, upper_bound=2**32 - 1)
+    flags.DEFINE_bool("stream", None, "print text as it comes; by default on a terminal")
+    flags.DEFINE_enum(
+        "dtype", None, ["float32", "bfloat16"], "of products; by default as it was trained"
+    )
+    flags.mark_flag_as_required("checkpoint")
+
+
+def run(values: flags.FlagValues) -> None:
+    """Prints continuations, or writes them to --output."""
+    from lm_research import log, mesh
+    from lm_research.infer.decode import generate
+    from lm_research.infer.shapes import check
+    from lm_research.infer.text import encoded
+    from lm_research.train.restore import open_checkpoint
+
+    sampler = _sampler(values)
+    with mesh.Mesh().activate():
+        loaded = open_checkpoint(
+            values.checkpoint, **({} if values.dtype is None else {"dtype": values.dtype})
+        )
+        lines = _requests(values, loaded.tokenizer)
+        prompts = [encoded(line, loaded.tokenizer, begins=True) for line in lines]
+        for line, prompt in zip(lines, prompts):
+            check(loaded.model, prompt, line.where, values.length)
+        printer = _printer(values, loaded.tokenizer, prompts)
+        results = generate(
+            loaded.model,
+            loaded.params,
+            prompts,
+            sampler=sampler,
+            length=values.length,
+            seed=values.seed,
+            eos=getattr(loaded.tokenizer, "eos", None),
+            samples=values.samples,
+            stream=printer and printer.show,
+        )
+    if printer is not None:
+        printer.end()
+    elif values.output is None:
+        for result in results:
+            print(_heading(values, result, len(prompts)) + _text(loaded, lines, prompts, result))
+    if values.output is not None:
+        text = "".join(_json(loaded, lines, prompts, result) + "\n" for result in results)
+        log.write_text(Path(values.output), text)
+        print(f"{len(results)} continuations: {values.output}", file=sys.stderr)
+
+
+def _sampler(values: flags.FlagValues) -> Any:
+    from lm_research.errors import UserError
+    from lm_research.infer.sample import Sampler
+
+    if values.greedy and values["temperature"].present:
+        raise UserError("--greedy is --temperature=0; give one of them")
+    temperature = 0.0 if values.greedy else values.temperature
+    try:
+        return Sampler(temperature, values.top_k, values.top_p, values.min_p)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+
+
+def _requests(values: flags.FlagValues, tokenizer: Any) -> list:
+    from lm_research.errors import UserError
+    from lm_research.infer.text import Line, lines
+
+    found = [_prompt(i, text, tokenizer) for i, text in enumerate(values.prompt, 1)]
+    if values.input == "-":
+        texts = (line.rstrip("\r\n") for line in sys.stdin)
+        found += [Line(f"standard input:{i}", text=text) for i, text in enumerate(texts, 1)]
+    elif values.input is not None:
+        found += lines(Path(values.input))
+    if not found and values.input is None and tokenizer is not None:
+        found = [Line("the empty prompt", text="")]
+    if not found:
+        raise UserError(
+            "there is nothing to continue: give --prompt or --input"
+            if tokenizer is not None
+            else "the checkpoint has no tokenizer to begin a text with; give token ids: --prompt='1 2'"
+        )
+    return found
+
+
+def _prompt(number: int, text: str, tokenizer: Any) -> Any:
+    import numpy as np
+
+    from lm_research.errors import UserError
+    from lm_research.infer.text import Line
+
+    where = f"--prompt number {number}"
+    if tokenizer is not None:
+        return Line(where, text=text)
+    if not all(word.isdecimal() for word in text.split()) or not text.strip():
+        raise UserError(
+            f"{where} is {text!r}, and the checkpoint has no tokenizer; it takes token ids: '1 2 3'"
+        )
+    return Line(where, tokens=np.array([int(word) for word in text.split()]))
+
+
+class _Printer:
+    """Prints one continuation as it comes."""
+
+    def __init__(self, start: str, transcript: Any):
+        self.transcript = transcript
+        print(start, end="", flush=True)
+
+    def show(self, request: int, sample: int, tokens: Any) -> None:
+        if self.transcript is None:
+            print("", *tokens, end="", flush=True)
+        else:
+            print(self.transcript.add(tokens), end="", flush=True)
+
+    def end(self) -> None:
+        print("" if self.transcript is None else self.transcript.rest())
+
+
+def _printer(values: flags.FlagValues, tokenizer: Any, prompts: list) -> _Printer | None:
+    """Where a single continuation is to be watched."""
+    from lm_research.infer.text import Transcript
+
+    wanted = sys.stdout.isatty() if values.stream is None else values.stream
+    if not wanted or values.output is not None or len(prompts) * values.samples > 1:
+        return None
+    if tokenizer is None:
+        return _Printer(" ".join(map(str, prompts[0])), None)
+    start = values.prompt[0] if values.prompt else ""
+    return _Printer(start, Transcript(tokenizer, prompts[0]))
+
+
+def _heading(values: flags.FlagValues, result: Any, prompts: int) -> str:
+    if prompts * values.samples == 1:
+        return ""
+    return f"--- prompt {result.request + 1}, sample {result.sample + 1}\n"
+
+
+def _text(loaded: Any, lines: list, prompts: list, result: Any) -> str:
+    """Prompt and continuation, as a reader wants them."""
+    from lm_research.infer.text import continuation
+
+    prompt, tokenizer = prompts[result.request], loaded.tokenizer
+    if tokenizer is None:
+        return " ".join(map(str, [*prompt, *result.tokens]))
+    start = lines[result.request].text
+    start = tokenizer.decode(prompt) if start is None else start
+    return start + continuation(tokenizer, prompt, result.tokens)
+
+
+def _json(loaded: Any, lines: list, prompts: list, result: Any) -> str:
+    import json
+
+    from lm_research.infer.text import continuation
+
+    line, prompt = lines[result.request], prompts[result.request]
+    texts = {}
+    if loaded.tokenizer is not None:
+        texts = {"text": continuation(loaded.tokenizer, prompt, result.tokens)}
+        if line.text is not None:
+            texts = {"prompt": line.text, **texts}
+    return json.dumps(
+        {
+            "request": result.request,
+            "sample": result.sample,
+            **texts,
+            "prompt_tokens": [int(token) for token in prompt],
+            "tokens": result.tokens.tolist(),
+            "logprobs": [round(float(x), 6) for x in result.logprobs],
+            "ended": result.ended,
+        }
+    )

@@ -1,0 +1,88 @@
+"""`score`: how likely a model finds given tokens."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_research.infer.shapes import check, padded_length, padded_rows
+from lm_research.layers import Head, shard
+
+Array = jax.Array
+
+TOKENS = 2**14  # read at once
+LOGITS = 2**25  # held at once: 128 MiB in float32
+
+
+def score(model: nn.Module, params: Any, sequences: Sequence[Sequence[int]]) -> list[dict]:
+    """Log-probability of each token given those before it in its sequence.
+
+    Runs on the current mesh, where there is one.
+
+    Args:
+      model: a causal one.
+      params: its plain parameters.
+      sequences: token ids.
+
+    Returns:
+      For each sequence `tokens`; `logprobs`, natural logarithms, None for the first token, which nothing precedes;
+      and their `sum`.
+
+    Raises:
+      UserError: a sequence has tokens that the model does not know, or is longer than its context.
+    """
+    arrays = [np.asarray(sequence, np.int64).reshape(-1) for sequence in sequences]
+    for i, tokens in enumerate(arrays):
+        check(model, tokens, f"sequence {i}")
+    results: dict[int, dict] = {}
+    order = sorted(range(len(arrays)), key=lambda i: -len(arrays[i]))
+    while order:
+        T = padded_length(max(1, len(arrays[order[0]])))
+        count = max(1, TOKENS // T)
+        rows, order = order[:count], order[count:]
+        tokens = np.zeros((padded_rows(len(rows)), T), np.int32)
+        for row, i in enumerate(rows):
+            tokens[row, : len(arrays[i])] = arrays[i]
+        logprobs = np.asarray(_logprobs(model, params, tokens), np.float64)
+        results |= {i: _result(arrays[i], logprobs[row]) for row, i in enumerate(rows)}
+    return [results[i] for i in range(len(arrays))]
+
+
+def _result(tokens: np.ndarray, logprobs: np.ndarray) -> dict:
+    known = logprobs[: max(0, len(tokens) - 1)].tolist()
+    return {
+        "tokens": tokens.tolist(),
+        "logprobs": [None, *known][: len(tokens)],
+        "sum": math.fsum(known),
+    }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logprobs(model: nn.Module, params: Any, tokens: Array) -> Array:  # [B, T] -> [B, T]
+    """Of each next token. Padding follows the tokens, and causality hides it from them."""
+    tokens = shard(jnp.asarray(tokens), ("B", "T"))
+    output = model.apply({"params": params}, tokens)
+    targets = jnp.roll(tokens, -1, 1)
+    return shard(_in_pieces(output.head, output.hidden, targets), (None, None))
+
+
+def _in_pieces(head: Head, hidden: Array, targets: Array) -> Array:
+    """The head on pieces [B, n, D] of T, so that logits [B, T, V] never exist at once."""
+    B, T, D = hidden.shape
+    size = max(1, LOGITS // (B * head.kernel.shape[0]))
+    size = next(n for n in range(min(T, size), 0, -1) if T % n == 0)
+
+    def piece(given):
+        hidden, targets = given
+        logprobs = jax.nn.log_softmax(head(hidden))
+        return jnp.take_along_axis(logprobs, targets[..., None], -1)[..., 0]
+
+    if size == T:
+        return piece((hidden, targets))
+    cut = lambda x: jnp.moveaxis(x.reshape(B, T // size, size, *x.shape[2:]), 1, 0)
+    return jnp.moveaxis(jax.lax.map(piece, (cut(hidden), cut(targets))), 0, 1).reshape(B, T)

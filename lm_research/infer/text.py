@@ -1,0 +1,120 @@
+"""Requests as text or tokens, line by line, and text from tokens as they come."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm_research.errors import UserError
+
+HALF = "\ufffd"  # what a tokenizer makes of bytes that are no whole character
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One request.
+
+    Attributes:
+      where: its file and line, for messages.
+      text: or None where it came as tokens.
+      tokens: or None where it came as text.
+    """
+
+    where: str
+    text: str | None = None
+    tokens: np.ndarray | None = None
+
+
+def lines(path: Path) -> list[Line]:
+    """The requests in a file of JSON lines, {"text": "..."} or {"tokens": [1, 2]} each.
+
+    Raises:
+      UserError: there is no such file, or nothing in it, or a line is neither; names file and line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: {error}") from None
+    found = [_line(f"{path}:{i}", line) for i, line in enumerate(text.splitlines(), 1)]
+    if not found:
+        raise UserError(
+            f'{path} is empty; it takes {{"text": ...}} or {{"tokens": [...]}} per line'
+        )
+    return found
+
+
+def _line(where: str, line: str) -> Line:
+    takes = 'it takes {"text": "..."} or {"tokens": [1, 2, ...]}'
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where} is not JSON ({error}); {takes}") from None
+    keys = {"text", "tokens"} & set(value) if isinstance(value, dict) else set()
+    if len(keys) != 1:
+        raise UserError(f"{where} is {line[:60]}; {takes}")
+    if "text" in value:
+        if not isinstance(value["text"], str):
+            raise UserError(f"{where} has a text that is no string; {takes}")
+        return Line(where, text=value["text"])
+    tokens = value["tokens"]
+    if not isinstance(tokens, list) or not all(type(t) is int and 0 <= t < 2**31 for t in tokens):
+        raise UserError(f"{where} has tokens that are no list of ids; {takes}")
+    return Line(where, tokens=np.array(tokens, np.int32))
+
+
+def encoded(line: Line, tokenizer: Any, begins: bool) -> np.ndarray:
+    """The tokens of a request.
+
+    Args:
+      line: the request.
+      tokenizer: None where the checkpoint has none.
+      begins: whether a model continues it, so that an empty text begins a new one.
+
+    Raises:
+      UserError: it is text, and there is no tokenizer or it does not know a character.
+    """
+    if line.tokens is not None:
+        return line.tokens
+    if tokenizer is None:
+        raise UserError(
+            f"{line.where} is text, and the checkpoint has no tokenizer; give token ids: "
+            '{"tokens": [1, 2, ...]} per line of --input'
+        )
+    try:
+        return tokenizer.prompt(line.text) if begins else tokenizer.encode(line.text)
+    except UserError as error:
+        raise UserError(f"{line.where}: {error}") from None
+
+
+class Transcript:
+    """The text of a continuation, as its tokens come: never half a character, nothing taken back."""
+
+    def __init__(self, tokenizer: Any, prompt: Iterable[int]):
+        self._tokenizer, self._ids = tokenizer, list(prompt)
+        # Some tokenizers drop a space at the beginning, so a continuation is decoded after its prompt.
+        self._told = len(tokenizer.decode(self._ids).rstrip(HALF))
+
+    def add(self, tokens: Sequence[int]) -> str:
+        """The text that is certain now and was not before."""
+        self._ids += list(tokens)
+        return self._new(self._tokenizer.decode(self._ids).rstrip(HALF))
+
+    def rest(self) -> str:
+        """What is left once all tokens are there, half characters included."""
+        return self._new(self._tokenizer.decode(self._ids))
+
+    def _new(self, text: str) -> str:
+        new = text[self._told :]
+        self._told = max(self._told, len(text))
+        return new
+
+
+def continuation(tokenizer: Any, prompt: Iterable[int], tokens: Sequence[int]) -> str:
+    """The text of `tokens` after `prompt`."""
+    transcript = Transcript(tokenizer, prompt)
+    return transcript.add(tokens) + transcript.rest()

@@ -1,0 +1,228 @@
+"""A run that is killed, told to stop or damaged, and goes on, ends in the bits of one that never was."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SPEEDS = ("tokens_per_second", "flops_per_second", "data_wait", "mfu")
+
+# `python -c DRIVER SIGNAL WHAT NUMBER train --flags` sends itself a signal at the given draw of data, or at the given
+# operation on files of the run; the audit events of the latter are also counted.
+DRIVER = """
+import os, signal, sys
+from lm_research.__main__ import main
+from lm_research.train import loop
+
+number, what, at = signal.Signals[sys.argv[1]], sys.argv[2], int(sys.argv[3])
+workdir = next(a for a in sys.argv if a.startswith("--workdir=")).partition("=")[2]
+count, draw = 0, loop.draw
+
+def happened(kind):
+    global count
+    count += kind == what
+    if kind == what and count == at:
+        os.kill(os.getpid(), number)
+
+def drawn(*arguments):
+    happened("draw")
+    return draw(*arguments)
+
+def audited(event, arguments):
+    if event in ("open", "os.mkdir", "os.rename", "os.remove", "shutil.rmtree"):
+        if workdir in str(arguments[0]):
+            happened("file")
+
+loop.draw = drawn
+sys.addaudithook(audited)
+status = main(sys.argv[4:])
+print("file operations:", count)
+sys.exit(status)
+"""
+
+
+class Runs:
+    """Runs of one experiment in processes of their own."""
+
+    def __init__(self, directory: Path, knobs: str):
+        self.directory, self.knobs = directory, knobs
+        (directory / "text.txt").write_text("The cat sat. A bird flew over it, and over me.\n" * 60)
+
+    def start(self, name: str, *how: object) -> subprocess.Popen:
+        flags = [
+            f"--config={ROOT / 'tests' / 'tiny.py'}:{self.knobs}",
+            f"--config.data.source.paths={self.directory / 'text.txt'}",
+            f"--workdir={self.directory / name}",
+        ]
+        begin = ["-c", DRIVER, *map(str, how)] if how else ["-m", "lm_research"]
+        environment = {
+            **{key: value for key, value in os.environ.items() if key != "XLA_FLAGS"},
+            "PYTHONPATH": str(ROOT),
+            "GLIBC_TUNABLES": "",  # or else it starts twice
+            "JAX_COMPILATION_CACHE_DIR": str(self.directory / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        return subprocess.Popen(
+            [sys.executable, *begin, "train", *flags],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, name: str, *how: object) -> tuple[int, str, str]:
+        """Exit status and both streams."""
+        process = self.start(name, *how)
+        out, err = process.communicate(timeout=120)
+        assert "Traceback" not in err, err
+        return process.returncode, out, err
+
+    def __call__(self, name: str) -> Path:
+        return self.directory / name
+
+
+def steps(workdir: Path) -> list[int]:
+    return sorted(
+        int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()
+    )
+
+
+def saved(workdir: Path, step: int):
+    """Every leaf of a checkpoint, and what lies beside it."""
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        found = reader.restore(
+            workdir / "checkpoints" / str(step),
+            ocp.args.Composite(state=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore()),
+        )
+    return {name: np.asarray(leaf) for name, leaf in found["state"].items()}, found["meta"]
+
+
+def rows(workdir: Path) -> list[dict]:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in SPEEDS} for line in lines]
+
+
+def same(workdir: Path, straight: Path, last: int) -> None:
+    """Checks that two finished runs are the same bit for bit."""
+    assert steps(workdir)[-1] == steps(straight)[-1] == last
+    (got, meta), (want, expected) = saved(workdir, last), saved(straight, last)
+    assert got.keys() == want.keys() and any("/mu/" in name for name in want)
+    for name in want:
+        assert got[name].tobytes() == want[name].tobytes(), name
+    assert meta == expected and meta["position"] == 8 * last
+    assert rows(workdir) == rows(straight)
+    for name in ("samples.md", "config.json"):
+        assert (workdir / name).read_bytes() == (straight / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """Runs with a step per dispatch and dropout, and one of them that was never stopped."""
+    runs = Runs(tmp_path_factory.mktemp("one"), "steps=12,every=4,dropout=0.1")
+    status, out, _ = runs.run("straight", "SIGUSR1", "file", 0)
+    assert status == 0
+    runs.operations = int(out.rpartition("file operations: ")[2])
+    return runs
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """The same with three steps per dispatch, which do not divide those between saves."""
+    runs = Runs(tmp_path_factory.mktemp("several"), "steps=12,every=4,dispatch=3")
+    assert runs.run("straight")[0] == 0
+    return runs
+
+
+def test_killed_at_random_moments(one):
+    """From outside at some time, and from inside at operations on the run's files, most of them in saves."""
+    seed = int(os.environ.get("LM_RESEARCH_TEST_SEED", random.randrange(10**6)))
+    print("LM_RESEARCH_TEST_SEED =", seed)
+    rng = random.Random(seed)
+    process = one.start("killed")
+    deadline = time.monotonic() + 60
+    while not (one("killed") / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(rng.uniform(0, 1))
+    process.kill()
+    process.communicate()
+    for _ in range(3):
+        at = rng.randrange(1, one.operations)
+        status, _, err = one.run("killed", "SIGKILL", "file", at)
+        assert status in (0, -signal.SIGKILL), err
+    status, _, err = one.run("killed")
+    assert status == 0, err
+    same(one("killed"), one("straight"), 12)
+
+
+def test_killed_just_before_a_save_is_complete(one):
+    """The rename that ends a save of step 8 never comes: the run goes on at step 4."""
+    code = DRIVER.replace('happened("file")', "ending(event, arguments)").replace(
+        "loop.draw = drawn",
+        """
+def ending(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith("/checkpoints/8"):
+        os.kill(os.getpid(), number)
+
+loop.draw = drawn""",
+    )
+    assert code.count("ending") == 2
+    name = "unsaved"
+    try:
+        driver, globals()["DRIVER"] = DRIVER, code
+        status, _, err = one.run(name, "SIGKILL", "file", 0)
+    finally:
+        globals()["DRIVER"] = driver
+    assert status == -signal.SIGKILL, err
+    assert steps(one(name)) == [4]
+    assert any("tmp" in path.name for path in (one(name) / "checkpoints").iterdir())
+    status, _, err = one.run(name)
+    assert status == 0 and "going on at step 4" in err
+    same(one(name), one("straight"), 12)
+    assert not any("tmp" in path.name for path in (one(name) / "checkpoints").iterdir())
+
+
+def test_told_to_stop_and_then_damaged(several):
+    """SIGTERM and SIGINT save between the regular saves; a flipped bit costs no more than a step back."""
+    name = "stopped"
+    status, out, _ = several.run(name, "SIGTERM", "draw", 1)  # draws end at 3, 4, 6, 8, 9, 12
+    assert status == 75 and "stopped at step 3 of 12; the same command goes on" in out
+    assert steps(several(name)) == [3]
+    status, out, err = several.run(name, "SIGINT", "draw", 2)
+    assert status == 75 and "going on at step 3" in err and "stopped at step 6 of 12" in out
+    assert steps(several(name)) == [3, 4, 6]
+    flip(several(name) / "checkpoints" / "6")
+    status, _, err = several.run(name)
+    assert status == 0 and "going on at step 4" in err
+    lines = [line for line in err.splitlines() if line.startswith("fallback")]
+    assert len(lines) == 1 and "step 6" in lines[0] and "step 4" in lines[0]
+    same(several(name), several("straight"), 12)
+    facts = json.loads((several(name) / "facts.json").read_text())
+    assert "step 6" in facts["fallbacks"][0]["asked"]
+
+
+def test_a_finished_run_stays_as_it_is(several):
+    before = {p: p.read_bytes() for p in several("straight").rglob("*") if p.suffix == ".jsonl"}
+    status, _, err = several.run("straight")
+    assert status == 0 and "going on at step 12" in err
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def flip(step: Path) -> None:
+    """Flips a bit in the middle of the largest file of a checkpoint's state."""
+    path = max(
+        (p for p in (step / "state").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
+    )
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
