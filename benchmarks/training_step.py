@@ -1,11 +1,11 @@
-"""One training step against PyTorch: GPT-2 of three sizes, float32 and bfloat16, side by side in one run.
+"""One training step against PyTorch: GPT-2 of three sizes, float32 and bfloat16, in one run.
 
-    python benchmarks/training_step.py --shapes=a,b,c --rounds=9 --output=benchmarks/results/training_step.json
+    python benchmarks/training_step.py --shapes=a,b,c --rounds=9
 
-The peer is `transformers` GPT2LMHeadModel, eager, AdamW(fused=True), clipping by global norm, in float32 or under
-bfloat16 autocast. Both sides run as processes of their own that take turns, round by round; a ratio is the median
-over rounds of peer time / our time. Both get huge pages (glibc.malloc.hugetlb=1), which `python -m lm_research`
-sets for itself.
+The peer is `transformers` GPT2LMHeadModel, eager, AdamW(fused=True), clipping by global norm, in
+float32 or under bfloat16 autocast. Both sides run as processes of their own that take turns, round
+by round; a ratio is the median over rounds of peer time / our time. Both get huge pages
+(glibc.malloc.hugetlb=1), which `python -m lm_research` sets for itself.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def ours(shape: str, dtype: str, dispatch: int = 1):
     from lm_research.train.step import Trainer, train_steps
     from lm_research.weights import Full
 
-    layers, width, heads, length, rows, vocab = SHAPES[shape]
+    layers, width, heads, length, _, vocab = SHAPES[shape]
     experiment = types.SimpleNamespace(
         model=GPT2(vocab, width, layers, heads, context=max(64, length), dtype=dtype),
         objective=Causal(length),
@@ -119,7 +119,7 @@ def data(shape: str):
 
 
 def work(spec: dict) -> None:
-    """One side: reads a number of steps from standard input, makes them, writes seconds per step."""
+    """One side: reads a number of steps from standard input, makes them, writes seconds a step."""
     if spec["side"] == "torch":
         run, per = torchs(spec["shape"], spec["dtype"]), 1
     else:

@@ -1,9 +1,10 @@
-"""GPT-2 small, or a larger sister, on OpenWebText or on text files, from scratch or from a checkpoint.
+"""GPT-2 small or a sister, on OpenWebText or on text files, from scratch or a checkpoint.
 
     python -m lm_research train --config=configs/gpt2_small.py --workdir=runs/gpt2
-    python -m lm_research train --config=configs/gpt2_small.py:size=medium,length=512 --workdir=runs/medium
-    python -m lm_research train --config=configs/gpt2_small.py:source=text,steps=500 --config.init=GPT2_DIRECTORY \
-        --config.data.source.paths=my.txt --config.checkpoint.every=100 --config.checkpoint.keep=3 --workdir=runs/mine
+    python -m lm_research train --config=configs/gpt2_small.py:size=medium --workdir=runs/medium
+    python -m lm_research train --config=configs/gpt2_small.py:source=text,steps=500 \
+        --config.init=GPT2_DIRECTORY --config.data.source.paths=my.txt \
+        --config.checkpoint.every=100 --config.checkpoint.keep=3 --workdir=runs/mine
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +20,7 @@ SOURCES = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Knobs: size, width, layers, heads (0: the size's own), length, batch, microbatches, steps, peak, source, dtype."""
+    """Knobs: size; width, layers, heads (0: the size's); length, batch, steps, source, others."""
     knob = knobs(
         arg,
         size="small",

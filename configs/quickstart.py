@@ -1,7 +1,8 @@
-"""A small modern decoder on the documentation that every Python interpreter carries, or on your own text.
+"""A small modern decoder on the documentation that Python carries, or on your own text.
 
-python -m lm_research train --config=configs/quickstart.py --workdir=runs/quickstart
-python -m lm_research train --config=configs/quickstart.py --config.data.source.paths=my.txt --workdir=runs/mine
+    python -m lm_research train --config=configs/quickstart.py --workdir=runs/quickstart
+    python -m lm_research train --config=configs/quickstart.py \
+        --config.data.source.paths=my.txt --workdir=runs/mine
 """
 
 from ml_collections import ConfigDict

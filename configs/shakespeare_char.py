@@ -1,7 +1,9 @@
 """nanoGPT's character-level Shakespeare, its CPU run or its GPU run, on the file that you give.
 
-python -m lm_research train --config=configs/shakespeare_char.py --config.data.source.paths=input.txt --workdir=runs/char
-python -m lm_research train --config=configs/shakespeare_char.py:run=gpu --config.data.source.paths=input.txt --workdir=runs/char
+    python -m lm_research train --config=configs/shakespeare_char.py \
+        --config.data.source.paths=input.txt --workdir=runs/char
+    python -m lm_research train --config=configs/shakespeare_char.py:run=gpu \
+        --config.data.source.paths=input.txt --workdir=runs/char_gpu
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +18,7 @@ RUNS = {  # layers, heads, width, length, batch, steps, dropout, b2
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Knobs: run (cpu or gpu), width, layers, length, batch, steps (0: the run's own), dtype, dispatch."""
+    """Knobs: run (cpu, gpu); width, layers, length, batch, steps (0: its own); dtype, dispatch."""
     knob = knobs(
         arg, run="cpu", width=0, layers=0, length=0, batch=0, steps=0, dtype="float32", dispatch=10
     )

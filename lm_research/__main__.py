@@ -51,7 +51,8 @@ def command(name: str, argv: list[str]) -> int:
     """Runs one command on its flags.
 
     Raises:
-      UserError: an unknown command or flag, a config that cannot be read, or what the command refuses.
+      UserError: an unknown command or flag, a config that cannot be read, or what the command
+        refuses.
     """
     from absl import flags, logging
 
@@ -99,7 +100,7 @@ def told(name: str, message: str) -> str:
 
 
 def with_huge_pages() -> None:
-    """Starts this process again with glibc's huge pages, which make training on CPU 1.15 to 1.3 times as fast.
+    """Starts this process again with glibc's huge pages, if it has none: 1.15 to 1.3 times as fast.
 
     They are a setting of the environment that a process reads once, when it starts.
     """

@@ -1,9 +1,9 @@
 """A config declares an experiment as plain data; this turns each section into the object it names.
 
-A section is a mapping with a `kind`: a name in the tables of contents (`__all__`) of the packages, unique among
-them. Every other key is a parameter of that class or function, checked by name and type; sections nest, in lists
-and mappings too. Because a config holds only data, the resolved one is stored beside the checkpoint and read back
-without running any code from it.
+A section is a mapping with a `kind`: a name in the tables of contents (`__all__`) of the packages,
+unique among them. Every other key is a parameter of that class or function, checked by name and
+type; sections nest, in lists and mappings too. Because a config holds only data, the resolved one
+is stored beside the checkpoint and read back without running any code from it.
 """
 
 import difflib
@@ -22,7 +22,7 @@ TOP = (
 
 
 def knobs(text: str | None, **defaults) -> types.SimpleNamespace:
-    """`"width=256,steps=100"` over `defaults`: what a config file derives the rest of its values from."""
+    """`"width=256,steps=100"` over `defaults`, from which a config file derives other values."""
     values = dict(defaults)
     for pair in filter(None, (text or "").split(",")):
         name, equals, value = pair.partition("=")

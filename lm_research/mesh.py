@@ -1,7 +1,8 @@
 """The mesh, the letter rules that lay arrays out on it, and placing a batch.
 
-A rule maps a letter of the alphabet (see `lm_research.layers`) to mesh axes. The first rule that finds its mesh axes
-free wins: an activation gives `fsdp` to B and keeps its D whole; a weight has no B, so its D takes `fsdp`.
+A rule maps a letter of the alphabet (see `lm_research.layers`) to mesh axes. The first rule that
+finds its mesh axes free wins: an activation gives `fsdp` to B and keeps its D whole; a weight has
+no B, so its D takes `fsdp`.
 """
 
 import contextlib
@@ -53,11 +54,11 @@ class Mesh:
             raise UserError(f"mesh has {given}; sizes are positive and at most one of them is -1")
         if devices % fixed or (not free and fixed != devices):
             raise UserError(f"mesh has {given}, which does not make {devices} devices")
-        return {**sizes, **{name: devices // fixed for name in free}}
+        return {**sizes, **dict.fromkeys(free, devices // fixed)}
 
     @contextlib.contextmanager
     def activate(self, devices: Sequence[jax.Device] | None = None):
-        """Makes the mesh over `devices` (all) and the rules current; yields the `jax.sharding.Mesh`."""
+        """Makes the mesh over `devices` (all) and the rules current; yields the JAX mesh."""
         devices = jax.devices() if devices is None else devices
         sizes = self.sizes(len(devices))
         # Auto axes: Linen's logical constraints do not work under Explicit ones.
@@ -67,7 +68,7 @@ class Mesh:
             yield mesh
 
     def unused(self, letters: set[str], sizes: Mapping[str, int]) -> list[str]:
-        """The rules that matched nothing: their letter is in no array, or their mesh axis has no rule."""
+        """The rules that matched nothing: no array has their letter, or no rule their mesh axis."""
         idle = [f"{letter} -> {axis}" for letter, axis in self.rules if letter not in letters]
         ruled = {
             axis for _, axes in self.rules for axis in ([axes] if isinstance(axes, str) else axes)

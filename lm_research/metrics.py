@@ -1,4 +1,4 @@
-"""`Mean`: a metric as a total and a weight, so that microbatches, hosts and evaluation batches just add."""
+"""`Mean`: a metric as a total and a weight, so that microbatches, hosts and batches just add."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Eight virtual devices stand in for a pod; absl flags count as parsed, which Grain's workers need."""
+"""Eight virtual devices stand in for a pod; absl flags count as parsed, as Grain needs."""
 
 import os
 
@@ -47,11 +47,13 @@ def command(capfd, monkeypatch):
 def tiny(command, tmp_path):
     """Runs `train` or `prepare` with the tiny config; knobs as one text, then other flags."""
 
-    def run(knobs="", *arguments, name="train", workdir=None, paths=None):
+    def run(knobs="", *arguments, name="train", workdir=None, paths=None, config=None):
         if paths is None:
             paths = tmp_path / "text.txt"
             paths.write_text(text())
-        config = f"--config={Path(__file__).parent / 'tiny.py'}" + (f":{knobs}" if knobs else "")
+        config = f"--config={config or Path(__file__).parent / 'tiny.py'}" + (
+            f":{knobs}" if knobs else ""
+        )
         source = f"--config.data.source.paths={paths}"
         workdir = f"--workdir={workdir or tmp_path / 'run'}"
         return command(name, config, source, workdir, *arguments)

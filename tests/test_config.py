@@ -64,4 +64,6 @@ def test_knobs():
 def test_same_run_is_same_canonical_text():
     a, b = dict(x=(1, 2), y=dict(z=1)), dict(y=dict(z=1), x=[1, 2])
     assert config.canonical(a) == config.canonical(b)
-    assert config.differences(config.plain(a), config.plain(dict(b, y=dict(z=2)))) == ["y.z: 1 -> 2"]
+    assert config.differences(config.plain(a), config.plain(dict(b, y=dict(z=2)))) == [
+        "y.z: 1 -> 2"
+    ]

@@ -1,4 +1,4 @@
-"""The flag --config: a config file, its knobs and the fields to replace; mistakes told in a line."""
+"""The flag --config: a config file, its knobs, the fields to replace; mistakes are one line."""
 
 import re
 import sys

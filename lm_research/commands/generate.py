@@ -110,7 +110,8 @@ def _requests(values: flags.FlagValues, tokenizer: Any) -> list:
         raise UserError(
             "there is nothing to continue: give --prompt or --input"
             if tokenizer is not None
-            else "the checkpoint has no tokenizer to begin a text with; give token ids: --prompt='1 2'"
+            else "the checkpoint has no tokenizer to begin a text with; give token ids: "
+            "--prompt='1 2'"
         )
     return found
 

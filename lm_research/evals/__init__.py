@@ -1,4 +1,4 @@
-"""Evaluators: settings with `every`, bound once to a run's data, then called with a model and parameters."""
+"""Evaluators: settings with `every`, bound to a run's data, then called with parameters."""
 
 from lm_research.evals.heldout import HeldOut
 

@@ -14,7 +14,7 @@ from flax import struct
 from lm_research.errors import UserError
 from lm_research.infer.sample import Sampler, row_keys
 from lm_research.infer.shapes import check, decoded_rows, padded_length
-from lm_research.layers import EMPTY, Output, separated, shard
+from lm_research.layers import EMPTY, Output, separated
 
 Array = jax.Array
 Stream = Callable[[int, int, np.ndarray], None]
@@ -22,6 +22,7 @@ Stream = Callable[[int, int, np.ndarray], None]
 DISPATCH = 32  # tokens per call from the host; a call costs about 0.3 ms
 STREAMED = 4  # the same, where somebody watches
 ROWS = 32  # sequences that are decoded at once
+GREEDY = Sampler(0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,17 +69,17 @@ def generate(
     params: Any,
     prompts: Sequence[Sequence[int]],
     *,
-    sampler: Sampler = Sampler(0.0),
+    sampler: Sampler = GREEDY,
     length: int,
     seed: int = 0,
     eos: int | None = None,
     samples: int = 1,
     stream: Stream | None = None,
 ) -> list[Result]:
-    """Continuations of the prompts, `samples` of each: those of the first prompt, then of the second, ...
+    """Continuations of the prompts: `samples` of the first one, then of the second, ...
 
-    A continuation depends on its prompt, the seed, the prompt's place in the list and its own number; not on what
-    else is in the list. Runs on the current mesh, where there is one.
+    A continuation depends on its prompt, the seed, the prompt's place in the list and its own
+    number; not on what else is in the list. Runs on the current mesh, where there is one.
 
     Args:
       model: as it was trained.
@@ -92,7 +93,8 @@ def generate(
       stream: called with (request, sample, new tokens) as tokens come.
 
     Raises:
-      UserError: a prompt is empty, has tokens that the model does not know, or is too long for its context.
+      UserError: a prompt is empty, has tokens that the model does not know, or is too long for its
+        context.
     """
     prompts = [np.asarray(prompt, np.int32).reshape(-1) for prompt in prompts]
     _check(model, prompts, length, samples, seed)
@@ -110,7 +112,7 @@ def generate(
 
 
 def separate(model: nn.Module, params: Any) -> tuple[nn.Module, Any]:
-    """The model and its parameters with layers apart: a loop would slice stacked ones at every token."""
+    """The model and its parameters, layers apart: a loop would slice them at every token."""
     decoder = model.clone(stack=model.stack.clone(execution="separate"))
     return decoder, _separated(model.stack.layers, params)
 
@@ -193,7 +195,7 @@ def _prefilled(decoder, sampler, S, weights, draw, tokens, lengths, done) -> tup
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
 def _continued(decoder, sampler, weights, draw, state, count) -> tuple[State, Array, Array]:
-    """Up to `count` more tokens of each row, and their log-probabilities: [B, DISPATCH], [B, DISPATCH]."""
+    """Up to `count` more tokens of each row, and their log-probabilities, [B, DISPATCH] each."""
     B = state.token.shape[0]
 
     def unfinished(carry):

@@ -1,4 +1,4 @@
-"""`Sampler`: draws tokens from logits, through the filters that Hugging Face's `generate` has, in its order."""
+"""`Sampler`: draws tokens from logits, through the filters of Hugging Face's `generate`."""
 
 import dataclasses
 import math
@@ -59,7 +59,8 @@ class Sampler:
         """A token for each row, drawn with the row's own key."""
         if self.temperature == 0:
             return jnp.argmax(logits, -1)
-        # The default mode draws from 23-bit uniforms, which never reach the tail of a large vocabulary.
+        # The default mode draws from 23-bit uniforms, which never reach the tail of a large
+        # vocabulary.
         draw = lambda key, scores: jax.random.categorical(key, scores, mode="high")
         return jax.vmap(draw)(keys, self.transformed(logits))
 
@@ -87,8 +88,8 @@ def _kept(scores: Array, keep: Array) -> Array:
 def _leading(scores: Array, weights: Array, limit: float) -> Array:
     """Tokens for which all likelier ones together weigh less than `limit`: [B, V].
 
-    Bisects the threshold over the bits of float32, which takes 32 sums; sorting 50,000 logits on CPU takes longer
-    than the rest of a small model.
+    Bisects the threshold over the bits of float32, which takes 32 sums; sorting 50,000 logits on
+    CPU takes longer than the rest of a small model.
     """
     bits = jax.lax.bitcast_convert_type(scores, jnp.uint32)
     sign = jnp.uint32(1 << 31)

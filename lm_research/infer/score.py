@@ -30,8 +30,8 @@ def score(model: nn.Module, params: Any, sequences: Sequence[Sequence[int]]) -> 
       sequences: token ids.
 
     Returns:
-      For each sequence `tokens`; `logprobs`, natural logarithms, None for the first token, which nothing precedes;
-      and their `sum`.
+      For each sequence `tokens`; `logprobs`, natural logarithms, None for the first token, which
+      nothing precedes; and their `sum`.
 
     Raises:
       UserError: a sequence has tokens that the model does not know, or is longer than its context.
@@ -73,7 +73,7 @@ def _logprobs(model: nn.Module, params: Any, tokens: Array) -> Array:  # [B, T] 
 
 def _in_pieces(head: Head, hidden: Array, targets: Array) -> Array:
     """The head on pieces [B, n, D] of T, so that logits [B, T, V] never exist at once."""
-    B, T, D = hidden.shape
+    B, T, _ = hidden.shape
     size = max(1, LOGITS // (B * head.kernel.shape[0]))
     size = next(n for n in range(min(T, size), 0, -1) if T % n == 0)
 

@@ -1,4 +1,4 @@
-"""What fits into a model, and a few sizes of batches and lengths, so that a few programs serve every request."""
+"""What fits into a model, and a few sizes, so that a few programs serve every request."""
 
 import math
 
@@ -13,13 +13,13 @@ from lm_research.layers import stream_dtype
 
 
 def padded_length(length: int) -> int:
-    """The least of 16, 24, 32, 48, 64, 96, ... that holds `length` tokens: at most a third is padding."""
+    """The least of 16, 24, 32, 48, 64, 96, ... that holds `length` tokens."""
     power = 1 << max(4, (length - 1).bit_length())
     return power if length > power * 3 // 4 or power == 16 else power * 3 // 4
 
 
 def padded_rows(rows: int) -> int:
-    """The least power of two, times the parts that the mesh cuts a batch into, that holds `rows`."""
+    """The least power of two, times the parts that the mesh cuts a batch into, for `rows`."""
     parts = 1
     if not jax.sharding.get_mesh().empty:
         sharding = mesh.batch_sharding()
@@ -30,7 +30,7 @@ def padded_rows(rows: int) -> int:
 
 
 def decoded_rows(rows: int, dtype: str) -> int:
-    """`padded_rows`, and at least two in 16 bits on CPU, where one row takes ten times as long as two."""
+    """`padded_rows`, and two at least in 16 bits on CPU, where one row takes ten times as long."""
     return padded_rows(max(rows, 1 if jnp.dtype(dtype) == stream_dtype(dtype) else 2))
 
 

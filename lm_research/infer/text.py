@@ -92,11 +92,12 @@ def encoded(line: Line, tokenizer: Any, begins: bool) -> np.ndarray:
 
 
 class Transcript:
-    """The text of a continuation, as its tokens come: never half a character, nothing taken back."""
+    """The text of a continuation as its tokens come: no half characters, nothing taken back."""
 
     def __init__(self, tokenizer: Any, prompt: Iterable[int]):
         self._tokenizer, self._ids = tokenizer, list(prompt)
-        # Some tokenizers drop a space at the beginning, so a continuation is decoded after its prompt.
+        # Some tokenizers drop a space at the beginning, so a continuation is decoded after its
+        # prompt.
         self._told = len(tokenizer.decode(self._ids).rstrip(HALF))
 
     def add(self, tokens: Sequence[int]) -> str:

@@ -1,7 +1,7 @@
 """Layers shared by every architecture.
 
-One alphabet names dimensions everywhere: in einsum equations, in shape comments, and in the sharding rules of
-`lm_research.mesh`.
+One alphabet names dimensions everywhere: in einsum equations, in shape comments, and in the
+sharding rules of `lm_research.mesh`.
 
     B batch   T target position   S source position   L layer
     D model   F feed-forward      V vocabulary        E expert
@@ -13,7 +13,7 @@ G, the group of query heads that share a key-value head (N = K G), appears insid
 from lm_research.layers.attention import Attention, head_norm
 from lm_research.layers.cache import KeyValue
 from lm_research.layers.dropout import Dropout
-from lm_research.layers.einsum import Einsum, stream_dtype, product, shard
+from lm_research.layers.einsum import Einsum, product, shard, stream_dtype
 from lm_research.layers.kernels import attend
 from lm_research.layers.mask import EMPTY, Mask
 from lm_research.layers.mlp import ACTIVATIONS, MLP, GatedMLP

@@ -1,4 +1,4 @@
-"""Attention: multi-head, grouped and multi-query, to itself, to a cache or to an encoder's output."""
+"""Attention: multi-head, grouped and multi-query, to itself, a cache or an encoder's output."""
 
 from typing import Any
 
@@ -21,7 +21,8 @@ class Attention(nn.Module):
 
     Attributes:
       heads: N.
-      kv_heads: K; N for multi-head, 1 for multi-query, between for grouped queries (Ainslie et al., 2023).
+      kv_heads: K; N for multi-head, 1 for multi-query, between for grouped queries (Ainslie et al.,
+        2023).
       head: H.
       bias: whether query, key and value have one; `out_bias`: whether the output product has.
       rotary: rotates queries and keys.
@@ -59,7 +60,7 @@ class Attention(nn.Module):
         cache: KeyValue | None = None,
         memory: Array | None = None,  # [B, S, D]
     ) -> tuple[Array, KeyValue | None]:
-        """x attends to itself, to `cache` and itself, or to `memory`; also returns the extended cache."""
+        """x attends to itself, to `cache` and itself, or to `memory`; also returns the cache."""
         D, N, K, H = x.shape[-1], self.heads, self.kv_heads, self.head
         source = x if memory is None else memory
         query = self._project("BTD,DNH->BTNH", (D, N, H), "query")(x)

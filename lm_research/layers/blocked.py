@@ -1,7 +1,7 @@
 """Causal self-attention on CPU, in blocks of queries that meet only the keys before them.
 
-Up to half of the work falls away, and every product is in a form that XLA's CPU backend runs fast (see
-`einsum.matmul`). Dao et al. (2022) give the backward pass by blocks.
+Up to half of the work falls away, and every product is in a form that XLA's CPU backend runs fast
+(see `einsum.matmul`). Dao et al. (2022) give the backward pass by blocks.
 """
 
 from typing import Any
@@ -58,7 +58,8 @@ def _backward(saved, gradient):
     T, dtype = query.shape[1], query.dtype
     inner = (gradient * result).sum(-1, keepdims=True)  # sum over keys of weight times its gradient
     gradient = row_major(gradient.astype(dtype))
-    # Transposed once to [.., H, T], so that the gradients of keys and values need no transposed T x T.
+    # Transposed once to [.., H, T], so that the gradients of keys and values need no transposed T x
+    # T.
     columns = [row_major(jnp.swapaxes(x, 1, 2)) for x in (query, gradient)]
     query_gradient, key_gradient, value_gradient = [], 0.0, 0.0
     for (start, end), weights in zip(_spans(T), kept):

@@ -14,9 +14,10 @@ Array = jax.Array
 class KeyValue:
     """Keys and values with the positions of their tokens.
 
-    Rows share the slot where the next tokens are written and differ in positions: a slot that a row does not use
-    holds the position `EMPTY`, which no query sees. So prompts of uneven length, and tokens that were proposed and
-    refused, need no more than their positions.
+    Rows share the slot where the next tokens are written and differ in positions: a slot that a row
+      does not use
+    holds the position `EMPTY`, which no query sees. So prompts of uneven length, and tokens that
+    were proposed and refused, need no more than their positions.
     """
 
     key: (

@@ -18,7 +18,8 @@ shard = nn.with_logical_constraint
 class Einsum(nn.Module):
     """`einsum(equation, x, kernel) + bias`.
 
-    The kernel's logical axes are its letters in the equation; the bias has those of them that the result keeps.
+    The kernel's logical axes are its letters in the equation; the bias has those of them that the
+    result keeps.
 
     Attributes:
       equation: for example `BTD,DNH->BTNH`; the kernel's letters are contracted from the end of x.
@@ -62,7 +63,7 @@ def fan_in(axes: str, result: str) -> Initializer:
 
 
 def product(equation: str, x: Array, kernel: Array, dtype: Any, result: Any = None) -> Array:
-    """`einsum(equation, x, kernel)` with operands in `dtype`, sums in float32, and a result in `result` or `dtype`."""
+    """`einsum(equation, x, kernel)`: operands in `dtype`, sums in float32, then `result`."""
     result = result or dtype
     if one_cpu():
         return _cpu_product(equation, x.astype(dtype), kernel).astype(result)
@@ -79,21 +80,22 @@ def stream_dtype(dtype: Any) -> Any:
 
 
 def one_cpu() -> bool:
-    """Whether the program being traced runs on one CPU device, whose products want care: see `matmul`."""
+    """Whether the program being traced runs on one CPU device: see `matmul`."""
     return jax.default_backend() == "cpu" and jax.sharding.get_abstract_mesh().size <= 1
 
 
 def row_major(x: Array) -> Array:
-    """x, laid out in memory with its last axis contiguous: a transpose alone would only change the layout."""
+    """x with its last axis contiguous in memory: a transpose alone would only change the layout."""
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 def matmul(x: Array, y: Array, transposed: bool = False) -> Array:
-    """x [..., M, K] times y [..., K, N], or y [..., N, K] where `transposed`; the result is float32.
+    """x [..., M, K] times y [..., K, N], or y [..., N, K] where `transposed`, in float32.
 
-    XLA's CPU backend multiplies bfloat16 at twice the speed of float32, but only matrices that are row-major, in the
-    forms NN and NT, with at most one batch axis, into a float32 result; to anything else it gives float32 copies. A
-    result that is transposed later would be no product that it knows, hence the constraint on the result.
+    XLA's CPU backend multiplies bfloat16 at twice the speed of float32, but only matrices that are
+    row-major, in the forms NN and NT, with at most one batch axis, into a float32 result; to
+    anything else it gives float32 copies. A result that is transposed later would be no product
+    that it knows, hence the constraint on the result.
     """
     batch = tuple(range(x.ndim - 2))
     contracted = (x.ndim - 1,), (y.ndim - 1 if transposed else y.ndim - 2,)
@@ -125,7 +127,7 @@ def _backward(equation, saved, gradient):
 
 
 def _matrices(equation: str, x: Array, kernel: Array) -> tuple[Array, Array, bool]:
-    """x as [rows, contracted], and the kernel as [contracted, kept], or else as [kept, contracted]."""
+    """x as [rows, contracted], the kernel as [contracted, kept], or else as [kept, contracted]."""
     _, axes, result = letters(equation)
     size = math.prod(size for axis, size in zip(axes, kernel.shape) if axis not in result)
     inward = axes[0] not in result

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: XLA everywhere, cuDNN flash attention on GPU, splash attention on TPU."""
+"""Scaled dot-product attention: XLA everywhere, cuDNN flash on GPU, splash on TPU."""
 
 import functools
 import math
@@ -70,7 +70,7 @@ def slots(array: Array) -> Array:
 
 def _xla(query, key, value, mask, order, bias, scale, soft_cap, dtype):
     B, T, N, H = query.shape
-    S, K = key.shape[1:3]
+    K = key.shape[2]
     plain = order is None and bias is None and soft_cap is None
     if plain and mask.in_blocks and T > 1 and one_cpu():
         return blocked(query * scale, key, value, mask, dtype)
@@ -96,7 +96,7 @@ def _softmax(scores, mask, orders, bias, soft_cap):  # [B, K, G, T, S]
 
 
 def _cached(query, key, value, softmax, dtype):
-    """Attention to a cache on one CPU device, whose keys lie as [B, K, S, H] in memory, in products that are fast."""
+    """Attention to a cache on one CPU device, fast: its keys lie as [B, K, S, H]."""
     B, T, K, G, H = query.shape
     dtype = (
         jnp.float32 if T == 1 else dtype
@@ -146,7 +146,7 @@ def _why_not_splash(query, key, mask, order, bias, backend: str | None = None) -
 def _splash(query, key, value, mask, order, bias, scale, soft_cap, dtype, interpret=False):
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-    T, N, S = query.shape[1], query.shape[2], key.shape[1]
+    T, S = query.shape[1], key.shape[1]
     if mask.window is not None:
         reach = (mask.window - 1, 0 if mask.causal else mask.window - 1)
         pattern = splash.LocalMask((T, S), reach, 0)

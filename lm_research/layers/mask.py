@@ -16,14 +16,16 @@ FAR = -1e30  # a score that no softmax sees; finite, so that a row that may see 
 class Mask:
     """The intersection of its parts, except that a prefix widens `causal` and `window`.
 
-    `causal`, `window` and `prefix` compare orders: a token's slot where all tokens are at hand, its stored position
+    `causal`, `window` and `prefix` compare orders: a token's slot where all tokens are at hand, its
+      stored position
     where keys come from a cache.
 
     Attributes:
       causal: a query sees keys up to its own order.
       window: and only the last `window` of them, itself included.
       prefix: keys whose order is below it are seen by all queries of the row.
-      segments: of the queries and of the keys; a query sees keys of its own segment. Padding is a segment too.
+      segments: of the queries and of the keys; a query sees keys of its own segment. Padding is a
+        segment too.
       allowed: anything else, such as a permutation's factorisation order.
     """
 
@@ -40,7 +42,7 @@ class Mask:
 
     @property
     def in_blocks(self) -> bool:
-        """Whether it is causal, perhaps within segments: a block of queries needs only the keys before it."""
+        """Whether a block of queries needs only the keys before it: causal, perhaps in segments."""
         return self.causal and self.window is None and self.prefix is None and self.allowed is None
 
     def dense(self, query: Array, key: Array) -> Array:  # [B, T], [B, S] -> [B, 1, T, S]

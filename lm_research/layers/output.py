@@ -1,4 +1,4 @@
-"""What every model returns: `Output`, and the vocabulary `Head` that turns hidden states into logits."""
+"""What every model returns: `Output`, and the `Head` that turns hidden states into logits."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Ways to tell a model where a token stands: added to embeddings, rotated into heads, or added to scores."""
+"""Ways to tell a model where a token stands: added to embeddings or scores, or rotated in."""
 
 import dataclasses
 import math
@@ -89,7 +89,8 @@ class ALiBi(nn.Module):
     """Press et al. (2022): scores fall linearly with distance, head by head more gently.
 
     Attributes:
-      heads: N; slopes are powers of 2 ** (-8 / N), interleaved as in the paper where N is no power of 2.
+      heads: N; slopes are powers of 2 ** (-8 / N), interleaved as in the paper where N is no power
+        of 2.
     """
 
     heads: int
@@ -103,7 +104,7 @@ class ALiBi(nn.Module):
 
 
 class RelativeBias(nn.Module):
-    """Raffel et al. (2020): a learned bias per head and bucket of distances; far ones share buckets.
+    """Raffel et al. (2020): a learned bias per head and bucket of distances.
 
     Attributes:
       heads: N.

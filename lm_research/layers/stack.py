@@ -29,7 +29,8 @@ class Block(nn.Module):
       attention: attends to the block's input.
       mlp: follows it.
       norm: normalises the input of both (`pre`; `parallel`: once, for both) or each sum (`post`).
-      wiring: pre: x + f(norm(x)); post: norm(x + f(x)); parallel: x + attention(norm(x)) + mlp(norm(x)).
+      wiring: pre: x + f(norm(x)); post: norm(x + f(x)); parallel: x + attention(norm(x)) +
+        mlp(norm(x)).
       dropout: rate on what is added to the stream.
       cross: attends to an encoder's output, between the two.
     """
@@ -89,16 +90,17 @@ class Block(nn.Module):
 class Stack(nn.Module):
     """`layers` blocks, made by repeating `period`.
 
-    Parameters are stacked [L, ...] for each block of the period, whether the repetitions are scanned (compile time
-    does not grow with depth) or unrolled (faster on CPU): a checkpoint made one way continues the other way.
-    `separate` keeps each layer's parameters apart, for decoding (see `separated`): a loop over tokens would copy
-    slices of stacked parameters at every token.
+    Parameters are stacked [L, ...] for each block of the period, whether the repetitions are
+    scanned (compile time does not grow with depth) or unrolled (faster on CPU): a checkpoint made
+    one way continues the other way. `separate` keeps each layer's parameters apart, for decoding
+    (see `separated`): a loop over tokens would copy slices of stacked parameters at every token.
 
     Attributes:
       layers: L, a multiple of the period's length.
       period: the blocks that are repeated.
       execution: `auto` scans, but unrolls a shallow stack on CPU.
-      remat: what the backward pass computes again: nothing, all but matrix products, or whole blocks.
+      remat: what the backward pass computes again: nothing, all but matrix products, or whole
+        blocks.
     """
 
     layers: int
@@ -113,7 +115,7 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, cache: tuple | None, *given: Any) -> tuple[Array, tuple | None]:
-        """Runs the blocks on x [B, T, D]; `cache` has a state per layer; `given` goes to each block."""
+        """Runs the blocks on x [B, T, D]; `cache` has a state per layer, `given` goes to each."""
         if self.execution == "separate":
             return self._separate(x, cache, given)
         P, repeats = len(self.period), self.layers // len(self.period)

@@ -11,8 +11,8 @@ Array = jax.Array
 class Patch:
     """Replaces an activation x by x * keep + add.
 
-    Steering is (1, delta), ablation (0, 0), patching in another run's activation (0, its value). Inside a stack both
-    carry a leading layer axis.
+    Steering is (1, delta), ablation (0, 0), patching in another run's activation (0, its value).
+    Inside a stack both carry a leading layer axis.
     """
 
     keep: Array
@@ -22,8 +22,8 @@ class Patch:
 def tap(module: nn.Module, name: str, x: Array) -> Array:
     """Names the activation x.
 
-    Read it with `apply(..., mutable=["taps"])`; patch it by passing a collection `patches` that holds a `Patch`
-    under the same path. Costs nothing where neither is asked for.
+    Read it with `apply(..., mutable=["taps"])`; patch it by passing a collection `patches` that
+    holds a `Patch` under the same path. Costs nothing where neither is asked for.
     """
     if module.has_variable("patches", name):
         patch = module.get_variable("patches", name)

@@ -49,7 +49,8 @@ def GPT2(
       bias: whether products and norms have one.
       epsilon: of the norms.
       dropout: rate on embeddings and on what blocks add to the stream.
-      deviation: of the initial weights; products that write to the stream start smaller by sqrt(2 L).
+      deviation: of the initial weights; products that write to the stream start smaller by sqrt(2
+        L).
       dtype: of the products' operands.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Llama (Touvron et al., 2023): rotary positions, RMSNorm, gated SiLU, grouped queries, no biases."""
+"""Llama (Touvron et al., 2023): rotary positions, RMSNorm, gated SiLU, grouped queries."""
 
 import dataclasses
 import math
@@ -49,7 +49,8 @@ def Llama(
       tied: whether the head is the embedding table.
       epsilon: of the norms.
       dropout: rate on embeddings and on what blocks add to the stream.
-      deviation: of the initial weights; products that write to the stream start smaller by sqrt(2 L).
+      deviation: of the initial weights; products that write to the stream start smaller by sqrt(2
+        L).
       dtype: of the products' operands.
 
     Raises:

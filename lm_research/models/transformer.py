@@ -25,7 +25,7 @@ Array = jax.Array
 
 
 class Table(nn.Module):
-    """A row [D] for each token of the vocabulary: an embedding, or a head that is not tied to one."""
+    """A row [D] for each token of the vocabulary: an embedding, or a head of its own."""
 
     vocab: int
     width: int
@@ -83,8 +83,9 @@ class Transformer(nn.Module):
 
         Args:
           tokens: ids.
-          position: of each token; by default their slots. Without a cache, causality goes by slot, so positions must
-            not fall within a segment; with one, it goes by position. `EMPTY` marks padding that nobody may see.
+          position: of each token; by default their slots. Without a cache, causality goes by slot,
+            so positions must not fall within a segment; with one, it goes by position. `EMPTY`
+            marks padding that nobody may see.
           mask: what to restrict besides causality.
           cache: from `init_cache` or an earlier `Output`.
           memory, memory_mask: an encoder's output, for blocks that attend to it.

@@ -33,8 +33,8 @@ class Causal:
     ) -> dict[str, np.ndarray]:
         """A window of T + 1 tokens as T inputs and the T tokens that follow them.
 
-        Where documents are separate, each begins with the token that ends the one before it, so that every token is
-        predicted from its own document alone.
+        Where documents are separate, each begins with the token that ends the one before it, so
+        that every token is predicted from its own document alone.
         """
         del rng
         tokens = record["tokens"]

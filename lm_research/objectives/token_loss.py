@@ -24,16 +24,18 @@ def token_loss(
 ) -> dict[str, Mean]:
     """Weighted cross-entropy of the targets, in nats.
 
-    Positions go through the vocabulary head in chunks, and each chunk's gradient is made with its loss, so that
-    logits [B, T, V] never exist at once.
+    Positions go through the vocabulary head in chunks, and each chunk's gradient is made with its
+    loss, so that logits [B, T, V] never exist at once.
 
     Args:
       output: hidden states [B, T, D] and the head.
       targets: ids.
       weights: of each target; 0 leaves it out.
-      z_loss: factor on the squared log-partition (Chowdhery et al., 2022, section 5), which keeps logits small.
+      z_loss: factor on the squared log-partition (Chowdhery et al., 2022, section 5), which keeps
+        logits small.
       smoothing: of the targets, towards uniform (Szegedy et al., 2016).
-      chunk: positions of T that are scored at once, a divisor of T; None is as many as 128 MiB of logits hold.
+      chunk: positions of T that are scored at once, a divisor of T; None is as many as 128 MiB of
+        logits hold.
 
     Returns:
       `loss`, what is minimised; where z-loss or smoothing is on also `cross_entropy`, without them.

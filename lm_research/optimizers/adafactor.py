@@ -30,6 +30,7 @@ class Adafactor(Schedule):
         scale = optax.adafactor(
             None, momentum=self.momentum, multiply_by_parameter_scale=self.relative
         )
-        # optax.adafactor already turns the sign; it would apply its own decay without the learning rate.
+        # optax.adafactor already turns the sign; it would apply its own decay without the learning
+        # rate.
         decay = optax.add_decayed_weights(-self.decay, decayed(self.skip))
         return self.clipped(scale, decay, optax.scale_by_schedule(rate))

@@ -18,12 +18,13 @@ class Muon(Schedule):
 
     Attributes:
       momentum: decay rate of the momentum.
-      rms: the root mean square of an update per unit of learning rate, that of AdamW's being about 0.2, so that
-        both share one learning rate (Liu et al., 2025).
+      rms: the root mean square of an update per unit of learning rate, that of AdamW's being about
+        0.2, so that both share one learning rate (Liu et al., 2025).
       b1, b2: of AdamW.
       decay: weight decay, multiplied with the learning rate.
       skip: parameters in whose names this regular expression is found do not decay.
-      matrices: parameters in whose names this is found are orthogonalised; stacked [L, in, ..., out, ...].
+      matrices: parameters in whose names this is found are orthogonalised; stacked [L, in, ...,
+        out, ...].
     """
 
     momentum: float = 0.95
@@ -46,12 +47,10 @@ class Muon(Schedule):
             muon_weight_dimension_numbers=self._dimensions,
         )
         decay = optax.add_decayed_weights(-self.decay, decayed(self.skip))
-        return self.clipped(
-            direction, decay, optax.scale_by_schedule(self.learning_rate(steps))
-        )
+        return self.clipped(direction, decay, optax.scale_by_schedule(self.learning_rate(steps)))
 
     def _dimensions(self, params: Any) -> Any:
-        """For each matrix, which axes are contracted with the input: after L, all but the last for `out`."""
+        """Which axes of a matrix are contracted: the first after L; of `out`, all but the last."""
 
         def numbers(name: str, leaf: jax.Array, chosen: bool):
             if not chosen:

@@ -13,8 +13,8 @@ class Schedule:
     Attributes:
       peak: the highest learning rate.
       warmup: steps of linear growth from 0 to the peak.
-      shape: after warm-up: constant; linear or cosine decay to the end of the run; or `wsd`, constant and then a
-        linear decay over the last part (warmup-stable-decay, Hu et al., 2024).
+      shape: after warm-up: constant; linear or cosine decay to the end of the run; or `wsd`,
+        constant and then a linear decay over the last part (warmup-stable-decay, Hu et al., 2024).
       final: the last learning rate, as a fraction of the peak.
       cooldown: the part of the run over which `wsd` decays.
       clip: the gradient's global norm is scaled down to this; None leaves it.

@@ -19,7 +19,8 @@ class Batch:
     Attributes:
       size: B, over all devices and processes.
       microbatches: pieces whose gradients are added up; the result is the same, the memory less.
-      steps_per_dispatch: steps that the device makes per call from the host; the result is the same.
+      steps_per_dispatch: steps that the device makes per call from the host; the result is the
+        same.
     """
 
     size: int

@@ -8,8 +8,9 @@ import jax
 from lm_research import tree
 
 CONVENTION = (
-    "forward and backward: 6 per parameter that multiplies (all products, the vocabulary head included, embedding "
-    "lookups not) plus 12 L N H T for attention scores and values, without a discount for causality "
+    "forward and backward: 6 per parameter that multiplies (all products, the vocabulary head "
+    "included, embedding lookups not) plus 12 L N H T for attention scores and values, without a "
+    "discount for causality "
     "(Chowdhery et al., 2022, appendix B)"
 )
 

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on, one dispatch late, so that the device never waits for the host."""
+"""What a run tells as it goes on, a dispatch late, so that the device never waits for it."""
 
 import math
 import re
@@ -182,7 +182,8 @@ class Journal:
         if "bits_per_byte" in self.held_out and "gzip_bits_per_byte" in facts:
             print(
                 f"held-out bits per byte: {self.held_out['bits_per_byte']:.3f} "
-                f"(gzip -9 {facts['gzip_bits_per_byte']:.3f}, xz -9 {facts['xz_bits_per_byte']:.3f})"
+                f"(gzip -9 {facts['gzip_bits_per_byte']:.3f}, "
+                f"xz -9 {facts['xz_bits_per_byte']:.3f})"
             )
         print(f"page: {self.workdir}/report.html   texts: {self.workdir}/samples.md")
         command = "python -m lm_research"
@@ -208,8 +209,8 @@ def check_samples(x: Experiment, tokenizer: Any) -> None:
     for text in settings.prompts:
         if (count := len(tokenizer.prompt(text))) + settings.length > context:
             raise UserError(
-                f"the prompt {text[:40]!r} of log.samples has {count} tokens, and log.samples.length "
-                f"{settings.length} more; the model's context is {context}"
+                f"the prompt {text[:40]!r} of log.samples has {count} tokens, and "
+                f"log.samples.length {settings.length} more; the model's context is {context}"
             )
 
 

@@ -201,7 +201,8 @@ def due(step: int, every: int, steps: int) -> bool:
 def next_event(x: Experiment, step: int) -> int:
     """The step at which the host next has something to do.
 
-    It depends on the step alone, so a run that was stopped makes the same dispatches as one that was not.
+    It depends on the step alone, so a run that was stopped makes the same dispatches as one that
+    was not.
     """
     every = [x.batch.steps_per_dispatch, x.checkpoint.every, x.log.samples.every]
     every += [evaluator.every for evaluator in x.evals.values()]

@@ -101,7 +101,7 @@ def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:
 
 
 def save_run(path: str | Path, loaded: Loaded) -> None:
-    """Writes a directory that `open_checkpoint` opens: the model section, its weights and tokenizer."""
+    """Writes a directory that `open_checkpoint` opens: model section, weights and tokenizer."""
     path = Path(path)
     checkpoint.save_params(path / "checkpoints", loaded.params, loaded.step or 0)
     if loaded.tokenizer is not None:

@@ -2,7 +2,8 @@
 
     loss = total / weight, where both add over examples, microbatches and hosts,
 
-so the gradient of the total is accumulated and divided once, which is exact with examples of uneven length.
+so the gradient of the total is accumulated and divided once, which is exact with examples of uneven
+length.
 """
 
 import dataclasses
@@ -145,7 +146,7 @@ def accumulated(
 
 
 def _like(trained: Tree, optimizer: Tree, otherwise: Any) -> Tree:
-    """Shardings of an optimizer's state: a leaf that mirrors a parameter lies as the parameter does."""
+    """Shardings of an optimizer's state: what mirrors a parameter lies as the parameter does."""
     parameters = tree.named_leaves(trained)
 
     def place(name: str, leaf: Any):

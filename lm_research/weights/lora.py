@@ -18,7 +18,8 @@ Tree = Any
 class LoRA:
     """W + scale / rank * A B, with A [..., in, r] and B [..., r, out] trained.
 
-    A takes the axes of W that its equation contracts, B those that it keeps: of a kernel `NHD`, A has N and H.
+    A takes the axes of W that its equation contracts, B those that it keeps: of a kernel `NHD`, A
+      has N and H.
 
     Attributes:
       rank: r.

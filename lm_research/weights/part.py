@@ -12,7 +12,7 @@ Tree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Trains the parameters in whose names a pattern is found; no gradient or moment is made for the rest.
+    """Trains the parameters in whose names a pattern is found; the rest has no moments.
 
     Attributes:
       pattern: a regular expression over names such as `stack/blocks/attention/query/kernel`.

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_research.layers import EMPTY, Attention, Bias, Mask, Rotary, attend
-from lm_research.layers import kernels
+from lm_research.layers import EMPTY, Attention, Bias, Mask, Rotary, attend, kernels
 
 B, T, N, K, H = 2, 8, 4, 2, 16
 
@@ -73,10 +72,21 @@ def test_bias_and_soft_cap():
     slopes = np.array([0.5, 0.25, 0.125, 0.0625], np.float32)
     distance = np.abs(np.arange(T)[None, :] - np.arange(T)[:, None])
     want = reference(
-        query, key, value, np.broadcast_to(CAUSAL, (B, T, T)), -slopes[:, None, None] * distance, 5.0
+        query,
+        key,
+        value,
+        np.broadcast_to(CAUSAL, (B, T, T)),
+        -slopes[:, None, None] * distance,
+        5.0,
     )
     got = attend(
-        query, key, value, Mask(causal=True), bias=Bias(jnp.array(slopes)), scale=H**-0.5, soft_cap=5.0
+        query,
+        key,
+        value,
+        Mask(causal=True),
+        bias=Bias(jnp.array(slopes)),
+        scale=H**-0.5,
+        soft_cap=5.0,
     )
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Products, norms, activations, positions, taps and stacks against plain numpy or torch's definitions."""
+"""Products, norms, activations, positions, taps and stacks against numpy or torch."""
 
 import math
 
@@ -49,8 +49,9 @@ def test_products_and_their_gradients(equation, x, kernel):
     x, kernel = normal(*x), normal(*kernel, seed=1)
 
     def gradients(dtype):
-        weigh = lambda x, k: (y := product(equation, x, k, dtype).astype(jnp.float32)) * jnp.sin(
-            jnp.arange(y.size, dtype=jnp.float32).reshape(y.shape)
+        weigh = lambda x, k: (
+            (y := product(equation, x, k, dtype).astype(jnp.float32))
+            * jnp.sin(jnp.arange(y.size, dtype=jnp.float32).reshape(y.shape))
         )
         score = lambda x, k: weigh(x, k).sum()
         return product(equation, x, kernel, dtype), *jax.jit(jax.grad(score, (0, 1)))(x, kernel)
@@ -162,7 +163,7 @@ def run(module, params, x, **options):
 def test_scanned_unrolled_rematerialized_and_separate_are_equal(period):
     x = normal(2, 6, 32)
     params = run(stack(period=period), None, x)
-    kernels = [v for v in jax.tree.leaves(params)]
+    kernels = list(jax.tree.leaves(params))
     assert all(k.shape[0] == 4 // period for k in kernels)
 
     def gradient(module, params):
@@ -213,7 +214,9 @@ def test_wirings(wiring):
     got = block.apply({"params": params}, x, None, position, Mask())[0]
 
     norm = lambda name, y: LayerNorm().apply({"params": params[name]}, y)
-    attend = lambda y: Attention(4, 4, 8).apply({"params": params["attention"]}, y, position, Mask())[0]
+    attend = lambda y: Attention(4, 4, 8).apply(
+        {"params": params["attention"]}, y, position, Mask()
+    )[0]
     mlp = lambda y: MLP(64).apply({"params": params["mlp"]}, y)
     if wiring == "pre":
         y = x + attend(norm("attention_norm", x))

@@ -66,7 +66,7 @@ def test_a_quadratic_is_descended(name):
 
 
 def test_adamw_first_step_by_hand():
-    """m = (1 - b1) g, v = (1 - b2) g^2, corrected: g / (|g| + eps), plus decay; both times the rate."""
+    """m = (1 - b1) g, v = (1 - b2) g^2, corrected: g / (|g| + eps), plus decay, times the rate."""
     gradients = jax.tree.map(lambda p: jnp.full_like(p, -0.3), PARAMS)
     moved, _ = step(AdamW(peak=0.01, shape="constant", clip=None, decay=0.1), gradients)
     np.testing.assert_allclose(moved["norm"]["scale"], 2.0 + 0.01, rtol=1e-5)
@@ -81,7 +81,8 @@ def test_muon_makes_matrices_orthogonal():
     for name, rows in (("query", 8), ("out", 8)):
         update = moved["stack"]["blocks"]["attention"][name]["kernel"] - 2.0
         singular = jnp.linalg.svd(update.reshape(2, rows, -1), compute_uv=False)
-        # Five Newton-Schulz steps leave singular values between about 0.7 and 1.2, times the RMS scale.
+        # Five Newton-Schulz steps leave singular values between about 0.7 and 1.2, times the RMS
+        # scale.
         assert float(singular.max() / singular.min()) < 2.0
 
 
@@ -91,14 +92,18 @@ def test_schedules():
     assert at(shape("constant"), [0, 9, 10, 99]) == pytest.approx([1 / 11, 10 / 11, 1, 1])
     assert at(shape("linear"), [10, 55, 100]) == pytest.approx([1, 0.55, 0.1])
     assert at(shape("cosine"), [10, 55, 100]) == pytest.approx([1, 0.55, 0.1])
-    assert at(shape("wsd", cooldown=0.2), [10, 79, 80, 90, 100]) == pytest.approx([1, 1, 1, 0.55, 0.1])
+    assert at(shape("wsd", cooldown=0.2), [10, 79, 80, 90, 100]) == pytest.approx(
+        [1, 1, 1, 0.55, 0.1]
+    )
 
 
 def test_clipping_is_by_the_global_norm():
     gradients = jax.tree.map(lambda p: jnp.full_like(p, 100.0), PARAMS)
     tx = AdamW(peak=1.0, shape="constant", clip=1.0).build(10)
     _, state = tx.update(gradients, tx.init(PARAMS), PARAMS)
-    first = next(s for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu"))
+    first = next(
+        s for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu")
+    )
     norm = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(first.mu)))
     assert float(norm) == pytest.approx(0.1, rel=1e-4)  # (1 - b1) times a gradient of norm 1
 

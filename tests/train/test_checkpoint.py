@@ -48,7 +48,9 @@ def maker(where):
     def build(step):
         keys = jax.random.split(jax.random.key(step), 3)
         kernel, bias, scale = (jax.random.normal(key, (64,)) for key in keys)
-        params = {"kernel": jnp.outer(kernel, bias[:32]), "bias": bias.astype(jnp.bfloat16)}
+        # Most of a file is the kernel, so that is what damage in its middle hits.
+        kernel = jnp.outer(jnp.tile(kernel, 16), bias)
+        params = {"kernel": kernel, "bias": bias.astype(jnp.bfloat16)}
         moments = jax.tree.map(lambda p: p * 0.1, params)
         held = {"scale": (scale * 50).astype(jnp.int8)}
         return State(jnp.int32(step), params, held, {"mu": moments, "count": jnp.uint32(step)})

@@ -1,4 +1,4 @@
-"""A run that is killed, told to stop or damaged, and goes on, ends in the bits of one that never was."""
+"""A run that is killed, stopped or damaged, and goes on, ends in the bits of one that was not."""
 
 import json
 import os
@@ -15,8 +15,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SPEEDS = ("tokens_per_second", "flops_per_second", "data_wait", "mfu")
 
-# `python -c DRIVER SIGNAL WHAT NUMBER train --flags` sends itself a signal at the given draw of data, or at the given
-# operation on files of the run; the audit events of the latter are also counted.
+# `python -c DRIVER SIGNAL WHAT NUMBER train --flags` sends itself a signal at the given draw of
+# data, or at the given operation on files of the run; the audit events of the latter are also
+# counted.
 DRIVER = """
 import os, signal, sys
 from lm_research.__main__ import main
@@ -67,7 +68,7 @@ class Runs:
             **{key: value for key, value in os.environ.items() if key != "XLA_FLAGS"},
             "PYTHONPATH": str(ROOT),
             "GLIBC_TUNABLES": "",  # or else it starts twice
-            "JAX_COMPILATION_CACHE_DIR": str(self.directory / "compiled"),
+            "JAX_COMPILATION_CACHE_DIR": str(self.directory.parent / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
@@ -129,7 +130,7 @@ def same(workdir: Path, straight: Path, last: int) -> None:
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     """Runs with a step per dispatch and dropout, and one of them that was never stopped."""
-    runs = Runs(tmp_path_factory.mktemp("one"), "steps=12,every=4,dropout=0.1")
+    runs = Runs(tmp_path_factory.mktemp("one"), "steps=12,every=3,dropout=0.1")
     status, out, _ = runs.run("straight", "SIGUSR1", "file", 0)
     assert status == 0
     runs.operations = int(out.rpartition("file operations: ")[2])
@@ -138,14 +139,14 @@ def one(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory):
-    """The same with three steps per dispatch, which do not divide those between saves."""
-    runs = Runs(tmp_path_factory.mktemp("several"), "steps=12,every=4,dispatch=3")
+    """The same with two steps per dispatch, which do not divide those between saves."""
+    runs = Runs(tmp_path_factory.mktemp("several"), "steps=12,every=3,dropout=0.1,dispatch=2")
     assert runs.run("straight")[0] == 0
     return runs
 
 
 def test_killed_at_random_moments(one):
-    """From outside at some time, and from inside at operations on the run's files, most of them in saves."""
+    """From outside at some time, and from inside at operations on files, most of them in saves."""
     seed = int(os.environ.get("LM_RESEARCH_TEST_SEED", random.randrange(10**6)))
     print("LM_RESEARCH_TEST_SEED =", seed)
     rng = random.Random(seed)
@@ -156,7 +157,7 @@ def test_killed_at_random_moments(one):
     time.sleep(rng.uniform(0, 1))
     process.kill()
     process.communicate()
-    for _ in range(3):
+    for _ in range(2):
         at = rng.randrange(1, one.operations)
         status, _, err = one.run("killed", "SIGKILL", "file", at)
         assert status in (0, -signal.SIGKILL), err
@@ -166,12 +167,12 @@ def test_killed_at_random_moments(one):
 
 
 def test_killed_just_before_a_save_is_complete(one):
-    """The rename that ends a save of step 8 never comes: the run goes on at step 4."""
+    """The rename that ends a save of step 6 never comes: the run goes on at step 3."""
     code = DRIVER.replace('happened("file")', "ending(event, arguments)").replace(
         "loop.draw = drawn",
         """
 def ending(event, arguments):
-    if event == "os.rename" and str(arguments[1]).endswith("/checkpoints/8"):
+    if event == "os.rename" and str(arguments[1]).endswith("/checkpoints/6"):
         os.kill(os.getpid(), number)
 
 loop.draw = drawn""",
@@ -184,38 +185,31 @@ loop.draw = drawn""",
     finally:
         globals()["DRIVER"] = driver
     assert status == -signal.SIGKILL, err
-    assert steps(one(name)) == [4]
+    assert steps(one(name)) == [3]
     assert any("tmp" in path.name for path in (one(name) / "checkpoints").iterdir())
     status, _, err = one.run(name)
-    assert status == 0 and "going on at step 4" in err
+    assert status == 0 and "going on at step 3" in err
     same(one(name), one("straight"), 12)
     assert not any("tmp" in path.name for path in (one(name) / "checkpoints").iterdir())
 
 
 def test_told_to_stop_and_then_damaged(several):
-    """SIGTERM and SIGINT save between the regular saves; a flipped bit costs no more than a step back."""
+    """SIGTERM and SIGINT save between regular saves; a flipped bit costs at most a step back."""
     name = "stopped"
-    status, out, _ = several.run(name, "SIGTERM", "draw", 1)  # draws end at 3, 4, 6, 8, 9, 12
-    assert status == 75 and "stopped at step 3 of 12; the same command goes on" in out
-    assert steps(several(name)) == [3]
+    status, out, _ = several.run(name, "SIGTERM", "draw", 1)  # draws end at 2, 3, 4, 6, 8, 9, ...
+    assert status == 75 and "stopped at step 2 of 12; the same command goes on" in out
+    assert steps(several(name)) == [2]
     status, out, err = several.run(name, "SIGINT", "draw", 2)
-    assert status == 75 and "going on at step 3" in err and "stopped at step 6 of 12" in out
-    assert steps(several(name)) == [3, 4, 6]
-    flip(several(name) / "checkpoints" / "6")
+    assert status == 75 and "going on at step 2" in err and "stopped at step 4 of 12" in out
+    assert steps(several(name)) == [2, 3, 4]
+    flip(several(name) / "checkpoints" / "4")
     status, _, err = several.run(name)
-    assert status == 0 and "going on at step 4" in err
+    assert status == 0 and "going on at step 3" in err
     lines = [line for line in err.splitlines() if line.startswith("fallback")]
-    assert len(lines) == 1 and "step 6" in lines[0] and "step 4" in lines[0]
+    assert len(lines) == 1 and "step 4" in lines[0] and "step 3" in lines[0]
     same(several(name), several("straight"), 12)
     facts = json.loads((several(name) / "facts.json").read_text())
-    assert "step 6" in facts["fallbacks"][0]["asked"]
-
-
-def test_a_finished_run_stays_as_it_is(several):
-    before = {p: p.read_bytes() for p in several("straight").rglob("*") if p.suffix == ".jsonl"}
-    status, _, err = several.run("straight")
-    assert status == 0 and "going on at step 12" in err
-    assert before == {path: path.read_bytes() for path in before}
+    assert "step 4" in facts["fallbacks"][0]["asked"]
 
 
 def flip(step: Path) -> None:

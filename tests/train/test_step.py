@@ -53,7 +53,7 @@ def run(x, sizes=(1, 1, 1), steps=5, dispatch=1):
         state, losses = trainer.init(), []
         step = jax.jit(functools.partial(train_steps, trainer), donate_argnums=0)
         for i in range(0, steps, dispatch):
-            piece = jax.tree.map(lambda a: a[i : i + dispatch], batches(steps))
+            piece = {name: rows[i : i + dispatch] for name, rows in batches(steps).items()}
             state, numbers = step(state, mesh.place(piece, leading=1))
             losses += numbers["loss"].tolist()
         return losses, jax.device_get(x.weights.join(state.trained, state.held))
@@ -106,7 +106,7 @@ def test_eight_devices_equal_one(name, sizes):
     ids=["lora", "part", "muon", "averaged lion", "adafactor"],
 )
 def test_choices_train_on_a_mesh_as_on_one_device(changes):
-    want, before = run(experiment(**changes))
+    want, _ = run(experiment(**changes))
     got, _ = run(experiment(**changes), (2, 2, 2))
     assert want[-1] < want[0] or "weights" in changes
     np.testing.assert_allclose(got, want, rtol=2e-5)
@@ -126,7 +126,7 @@ def test_moments_lie_as_their_parameters_do():
 
 def test_a_mesh_that_does_not_divide_is_refused():
     x = experiment(model=GPT2(V, 36, 2, 3, context=T))
-    with mesh.Mesh(1, 1, 8).activate(), pytest.raises(UserError, match="axis N .* 3 .*tensor"):
+    with mesh.Mesh(1, 1, 8).activate(), pytest.raises(UserError, match=r"axis N .* 3 .*tensor"):
         Trainer.of(x).abstract()
     with mesh.Mesh(8).activate(), pytest.raises(UserError, match="multiple of 8"):
         mesh.check_batch(6)
@@ -150,4 +150,6 @@ def test_starting_from_given_parameters():
         close(state.held, params, 0)
         joined = trainer.experiment.weights.join(state.trained, state.held)
         close(joined, params, 1e-6)
-        assert dataclasses.asdict(trainer.experiment.batch)["size"] == B and jnp.all(state.step == 0)
+        assert dataclasses.asdict(trainer.experiment.batch)["size"] == B and jnp.all(
+            state.step == 0
+        )

@@ -1,0 +1,80 @@
+"""Every file in configs/, shrunk by its knobs and fields, trains, resumes and generates."""
+
+import os
+import signal
+from pathlib import Path
+
+import jax
+import pytest
+
+from lm_research import mesh
+from lm_research.commands import config_flag
+from lm_research.infer import generate
+from lm_research.train import loop
+from lm_research.train.restore import open_checkpoint
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+# Knobs, and fields that no knob reaches.
+SHRUNK = {
+    "gpt2_small": (
+        "width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text",
+        {"data.tokenizer.vocab": 257, "data.heldout": 0.2},
+    ),
+    "quickstart": ("vocab=257,width=16,layers=1,length=16,batch=8,steps=4", {}),
+    "shakespeare_char": ("width=16,layers=1,length=16,batch=8,steps=4,dispatch=1", {}),
+}
+FIELDS = {"log.tensorboard": False, "log.samples.every": 0, "data.source.paths": "text.txt"}
+
+
+def shrunk(name, directory):
+    knobs, fields = SHRUNK[name]
+    config = config_flag.loaded(f"{CONFIGS / name}.py:{knobs}")
+    config.update_from_flattened_dict({**FIELDS, **fields})
+    config.data.source.paths = str(directory / "text.txt")
+    return config
+
+
+def test_every_config_is_here():
+    assert {path.stem for path in CONFIGS.glob("*.py")} == set(SHRUNK)
+
+
+@pytest.mark.parametrize("name", SHRUNK)
+def test_trains_resumes_and_generates(name, tmp_path, monkeypatch, compiled_once):
+    (tmp_path / "text.txt").write_text("The cat sat. A bird flew over it, and over me.\n" * 40)
+    workdir, draws, draw = tmp_path / "run", [], loop.draw
+
+    def stopping(*arguments):
+        draws.append(arguments)
+        if len(draws) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw(*arguments)
+
+    monkeypatch.setattr(loop, "draw", stopping)
+    config = shrunk(name, tmp_path)
+    assert loop.train(config, workdir) == loop.RESUME and len(draws) == 2
+    assert loop.train(config, workdir) == 0 and len(draws) == 4  # the third step and the fourth
+    with mesh.single():
+        loaded = open_checkpoint(workdir)
+        [result] = generate(
+            loaded.model, loaded.params, [loaded.tokenizer.prompt("The cat")], length=4
+        )
+    assert loaded.step == 4 and len(result.tokens) == 4
+    assert all(jax.numpy.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded.params))
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["quickstart", *(f"gpt2_small.py:size={size}" for size in ("small", "medium", "large", "xl"))]
+    + [f"shakespeare_char.py:run={run}" for run in ("cpu", "gpu")],
+)
+def test_as_published_is_an_experiment(argument):
+    """Unshrunk: every value is one that the sections take, and samples fit into the context."""
+    from lm_research.data.tokenizer import Bytes
+    from lm_research.train.experiment import completed, experiment
+    from lm_research.train.journal import check_samples
+
+    config = config_flag.loaded(str(CONFIGS / argument) + ("" if ":" in argument else ".py"))
+    given = completed(config)
+    x = experiment({**given, "model": {"vocab": 257, **given["model"]}})
+    check_samples(x, Bytes().train(()))
