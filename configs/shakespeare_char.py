@@ -68,7 +68,10 @@ def get_config(arg: str = "") -> ConfigDict:
             resume="same",
             checkpoint=dict(every=max(1, steps // 4), keep=2),
             log=dict(
-                every=10, tensorboard=True, samples=dict(every=max(1, steps // 2), length=200)
+                every=10,
+                tensorboard=True,
+                # A new text begins with a line's end, and then fills the context.
+                samples=dict(every=max(1, steps // 2), length=length - 1),
             ),
         )
     )

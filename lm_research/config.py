@@ -53,11 +53,9 @@ def build(value: Any, contents: Mapping[str, Callable], path: str = "") -> Any:
     kind = value["kind"]
     known(kind, contents, f"kind (at {path}.kind)")
     make = contents[kind]
-    parameters = {
-        name: p
-        for name, p in inspect.signature(make).parameters.items()
-        if name not in ("parent", "name")  # Linen's own
-    }
+    signature = inspect.signature(make).parameters
+    linens_own = ("parent", "name") if "parent" in signature else ()
+    parameters = {name: p for name, p in signature.items() if name not in linens_own}
     hints = typing.get_type_hints(make if inspect.isfunction(make) else make.__init__)
     arguments = {}
     for name, given in value.items():

@@ -32,6 +32,7 @@ def command(capfd, monkeypatch):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", list(sys.argv))
         capfd.readouterr()
+        log.forget()
         try:
             status = main([str(argument) for argument in arguments])
         finally:

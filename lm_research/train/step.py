@@ -108,8 +108,8 @@ def train_step(trainer: Trainer, state: State, batch: dict[str, Array]) -> tuple
     trained = optax.apply_updates(state.trained, updates)
     numbers = {name: mean.value() for name, mean in measured.items()}
     numbers |= {
-        "gradient_norm": optax.global_norm(gradients),
-        "parameter_norm": optax.global_norm(state.trained),
+        "gradient_norm": optax.tree.norm(gradients),
+        "parameter_norm": optax.tree.norm(state.trained),
         "learning_rate": jnp.asarray(x.optimizer.learning_rate(x.steps)(state.step), jnp.float32),
         "targets": measured["loss"].weight,
     }

@@ -117,28 +117,32 @@ def _seal(meta: Mapping[str, Any]) -> str:
 @contextlib.contextmanager
 def quiet():
     """Holds back what the reads that Orbax abandons print when another one has failed."""
-    hook = sys.unraisablehook
-
-    def unraisable(found):
-        abandoned = "orbax" in repr(getattr(found.object, "cr_code", ""))
-        if not abandoned and str(found.exc_value) != "Event loop is closed":
-            hook(found)
-
     hush()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that were never awaited
-        sys.unraisablehook = unraisable
         try:
             yield
         finally:
             gc.collect()  # what is abandoned complains when it is collected
-            sys.unraisablehook = hook
 
 
 def hush() -> None:
-    """Keeps Orbax's tracebacks out of the log: each error is raised, too, and told in a line."""
+    """Keeps Orbax's tracebacks off the screen: each error is raised, too, and told in a line."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_told_otherwise)
+    if sys.unraisablehook is not _unraisable:
+        _earlier_hook.append(sys.unraisablehook)
+        sys.unraisablehook = _unraisable
+
+
+_earlier_hook: list[Any] = []
+
+
+def _unraisable(found: Any) -> None:
+    """Tells what cannot be raised, but for reads and writes that were abandoned after an error."""
+    abandoned = "orbax" in repr(getattr(found.object, "cr_code", ""))
+    if not abandoned and str(found.exc_value) != "Event loop is closed":
+        _earlier_hook[-1](found)
 
 
 def reason(error: BaseException) -> str:

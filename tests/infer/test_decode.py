@@ -97,12 +97,14 @@ def test_scores_are_those_of_the_full_forward(name):
     for prompt, scores in zip(PROMPTS, found):
         logits = model.apply({"params": params}, jnp.asarray(prompt)[None]).logits[0]
         want = jax.nn.log_softmax(logits)[np.arange(len(prompt) - 1), prompt[1:]]
-        assert scores.shape == (len(prompt) - 1,)
-        np.testing.assert_allclose(scores, want, atol=2e-5)
+        assert scores["tokens"] == prompt.tolist() and scores["logprobs"][0] is None
+        np.testing.assert_allclose(scores["logprobs"][1:], want, atol=2e-5)
+        np.testing.assert_allclose(scores["sum"], want.sum(), atol=1e-4)
 
 
 def test_generated_log_probabilities_are_scored_the_same():
     model, params = loaded("gpt2")
     [result] = generate(model, params, PROMPTS[:1], sampler=Sampler(1.3), length=12, seed=1)
-    scores = score(model, params, [np.concatenate([PROMPTS[0], result.tokens])])[0]
-    np.testing.assert_allclose(scores[len(PROMPTS[0]) - 1 :], result.logprobs, atol=5e-5)
+    [scores] = score(model, params, [np.concatenate([PROMPTS[0], result.tokens])])
+    found = scores["logprobs"][len(PROMPTS[0]) :]
+    np.testing.assert_allclose(found, result.logprobs, atol=5e-5)

@@ -257,6 +257,7 @@ def test_a_full_disk_stops_with_the_last_good_step(tiny, tmp_path, monkeypatch):
 
     def full(self, step, *arguments, **more):
         if step == 4:
+            self.wait()
             resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
         return save(self, step, *arguments, **more)
 

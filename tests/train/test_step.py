@@ -72,13 +72,6 @@ def test_microbatches_are_exact_with_uneven_lengths(count):
     close(got, want, 2e-4)
 
 
-def test_averaging_microbatch_means_would_be_wrong():
-    """What the exact way is told apart from: the means of halves differ in weight."""
-    weights = batches()["weights"][0]
-    halves = weights[::2].sum(), weights[1::2].sum()
-    assert abs(halves[0] - halves[1]) > 5
-
-
 def test_several_steps_a_dispatch_are_the_same_steps():
     want_losses, want = run(experiment(), steps=6)
     losses, got = run(experiment(), steps=6, dispatch=3)
@@ -126,7 +119,7 @@ def test_moments_lie_as_their_parameters_do():
 
 def test_a_mesh_that_does_not_divide_is_refused():
     x = experiment(model=GPT2(V, 36, 2, 3, context=T))
-    with mesh.Mesh(1, 1, 8).activate(), pytest.raises(UserError, match=r"axis N .* 3 .*tensor"):
+    with mesh.Mesh(1, 1, 8).activate(), pytest.raises(UserError, match=r"axis [NK] .* 3 .*tensor"):
         Trainer.of(x).abstract()
     with mesh.Mesh(8).activate(), pytest.raises(UserError, match="multiple of 8"):
         mesh.check_batch(6)
