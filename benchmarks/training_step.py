@@ -17,18 +17,27 @@ import sys
 import time
 from pathlib import Path
 
+import record
+
 SHAPES = {  # layers, width, heads, T, B, V
     "a": (4, 128, 4, 64, 12, 65),
     "b": (6, 384, 6, 256, 8, 8192),
     "c": (12, 768, 12, 256, 2, 50257),
 }
 STEPS = {"a": 10, "b": 1, "c": 1}  # of one turn
+PEER, AUTOCAST = "PyTorch float32", "PyTorch bfloat16 autocast"
 SIDES = {
-    "PyTorch float32": dict(side="torch", dtype="float32"),
-    "PyTorch bfloat16 autocast": dict(side="torch", dtype="bfloat16"),
-    "lm_research float32": dict(side="ours", dtype="float32"),
-    "lm_research bfloat16": dict(side="ours", dtype="bfloat16"),
-    "lm_research bfloat16, ten steps a dispatch": dict(side="ours", dtype="bfloat16", dispatch=10),
+    PEER: dict(side="torch", dtype="float32"),
+    AUTOCAST: dict(side="torch", dtype="bfloat16"),
+    "float32": dict(side="ours", dtype="float32"),
+    "bfloat16": dict(side="ours", dtype="bfloat16"),
+    "bfloat16, ten steps a dispatch": dict(side="ours", dtype="bfloat16", dispatch=10),
+}
+# Of times as fast: against which peer, for each shape.
+BARS = {
+    ("float32", PEER): {"a": 1.0, "b": 1.0, "c": 1.0},
+    ("bfloat16", AUTOCAST): {"a": 1.4, "b": 0.9, "c": 0.95},
+    ("bfloat16", PEER): {"a": 1.5, "b": 1.5, "c": 1.5},
 }
 
 
@@ -163,18 +172,33 @@ def compare(shape: str, sides: dict, rounds: int) -> dict:
     return seconds
 
 
-def ratio(seconds: dict, peer: str, name: str, kind: str) -> float:
+def ratio(seconds: dict, peer: str, name: str, kind: str = "wall") -> float:
     """Median over rounds of the peer's time / this side's time."""
     pairs = zip(seconds[peer][kind], seconds[name][kind], strict=True)
     return statistics.median(theirs / own for theirs, own in pairs)
+
+
+def rows(shape: str, seconds: dict) -> list[record.Row]:
+    """How many times as fast each of our sides is, and the two peers beside each other."""
+    layers, width, _, length, batch, _ = SHAPES[shape]
+    what = f"step of {shape} ({layers} layers, width {width}, T {length}, B {batch})"
+    found = []
+    for name in seconds:
+        for peer in (PEER, AUTOCAST):
+            if name != peer and (name, peer) != (PEER, AUTOCAST):
+                bar = BARS.get((name, peer), {}).get(shape)
+                unit = f"times as fast as {peer}"
+                found.append(
+                    record.Row(f"{what}, {name}", ratio(seconds, peer, name), unit, bar, False)
+                )
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", default="a,b,c")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", default="", help="sides whose names contain one of these")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, default=record.RESULTS / "training_step.json")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
@@ -185,25 +209,19 @@ def main() -> None:
 
         with Mesh().activate():
             return work(spec)
-    wanted = options.only.split(",")
-    sides = {name: spec for name, spec in SIDES.items() if any(part in name for part in wanted)}
-    results = {}
+    found, details = [], {}
     for shape in options.shapes.split(","):
-        print(f"shape {shape}: layers, width, heads, T, B, V = {SHAPES[shape]}", flush=True)
-        seconds = compare(shape, sides, options.rounds)
-        results[shape] = {}
-        for name in sides:
-            row = {"milliseconds": round(1e3 * statistics.median(seconds[name]["wall"]), 1)}
-            for peer in [p for p in sides if p.startswith("PyTorch")]:
-                for kind in ("wall", "cpu"):
-                    row[f"times as fast as {peer} ({kind})"] = round(
-                        ratio(seconds, peer, name, kind), 2
-                    )
-            results[shape][name] = row
-            print(f"  {name}: {row}", flush=True)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(results, indent=2) + "\n")
+        seconds = compare(shape, SIDES, options.rounds)
+        found += rows(shape, seconds)
+        details[shape] = {
+            name: {
+                "milliseconds": round(1e3 * statistics.median(times["wall"]), 1),
+                f"CPU time, times as fast as {PEER}": round(ratio(seconds, PEER, name, "cpu"), 2),
+            }
+            for name, times in seconds.items()
+        }
+    command = f"python benchmarks/training_step.py --shapes={options.shapes}"
+    record.write(options.output, f"{command} --rounds={options.rounds}", found, sides=details)
 
 
 if __name__ == "__main__":

@@ -63,8 +63,11 @@ def fan_in(axes: str, result: str) -> Initializer:
 
 
 def product(equation: str, x: Array, kernel: Array, dtype: Any, result: Any = None) -> Array:
-    """`einsum(equation, x, kernel)`: operands in `dtype`, sums in float32, then `result`."""
-    result = result or dtype
+    """`einsum(equation, x, kernel)`: operands in `dtype`, sums in float32, then `result`.
+
+    The result is by default in `stream_dtype(dtype)`.
+    """
+    result = result or stream_dtype(dtype)
     if one_cpu():
         return _cpu_product(equation, x.astype(dtype), kernel).astype(result)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
@@ -72,9 +75,10 @@ def product(equation: str, x: Array, kernel: Array, dtype: Any, result: Any = No
 
 
 def stream_dtype(dtype: Any) -> Any:
-    """What the residual stream is stored in, between products whose operands are in `dtype`.
+    """What activations are stored in, between products whose operands are in `dtype`.
 
-    On CPU float32: sums in bfloat16 are no faster there.
+    On CPU float32: XLA computes in bfloat16 there by conversions to and fro, and a step whose
+    activations were in bfloat16 took 1.7 times as long at width 128.
     """
     return jnp.float32 if jax.default_backend() == "cpu" else dtype
 
