@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from lm_research import tree
 from lm_research.errors import UserError
 from lm_research.infer.sample import Sampler, row_keys
 from lm_research.infer.shapes import check, decoded_rows, padded_length
@@ -112,14 +113,25 @@ def generate(
 
 
 def separate(model: nn.Module, params: Any) -> tuple[nn.Module, Any]:
-    """The model and its parameters, layers apart: a loop would slice them at every token."""
-    decoder = model.clone(stack=model.stack.clone(execution="separate"))
-    return decoder, _separated(model.stack.layers, params)
+    """The model and its parameters as a loop over tokens wants them.
+
+    Layers lie apart, because the loop would slice stacked ones at every token; and in 16 bits, what
+    products read is converted once and not at every call, for which a tied head becomes its own.
+    """
+    stack = model.stack.clone(execution="separate")
+    tied = model.tied and jnp.dtype(model.dtype) == jnp.float32
+    return model.clone(stack=stack, tied=tied), _separated(model, params)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _separated(layers: int, params: Any) -> Any:
-    return {**params, "stack": separated(params["stack"], layers)}
+def _separated(model: nn.Module, params: Any) -> Any:
+    params = {**params, "stack": separated(params["stack"], model.stack.layers)}
+    if jnp.dtype(model.dtype) == jnp.float32:
+        return params
+    if model.tied:
+        params["head"] = params["embedding"]
+    multiplied = tree.matching(r"/kernel$|^head/table$", params)
+    return jax.tree.map(lambda p, m: p.astype(model.dtype) if m else p, params, multiplied)
 
 
 def _check(model, prompts, length, samples, seed) -> None:

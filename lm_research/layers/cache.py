@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from lm_research.layers.einsum import shard
+from lm_research.layers.einsum import one_cpu, row_major, shard
 from lm_research.layers.mask import EMPTY
 
 Array = jax.Array
@@ -15,14 +15,12 @@ class KeyValue:
     """Keys and values with the positions of their tokens.
 
     Rows share the slot where the next tokens are written and differ in positions: a slot that a row
-      does not use
-    holds the position `EMPTY`, which no query sees. So prompts of uneven length, and tokens that
-    were proposed and refused, need no more than their positions.
+    does not use holds the position `EMPTY`, which no query sees. So prompts of uneven length, and
+    tokens that were proposed and refused, need no more than their positions. The keys of a head lie
+    together, so that a query reads them without a transpose.
     """
 
-    key: (
-        Array  # [B, K, S, H]: a head's keys lie together, which one query reads without a transpose
-    )
+    key: Array  # [B, K, S, H]
     value: Array  # [B, K, S, H]
     position: Array  # [B, S]
     next: Array  # []
@@ -36,11 +34,16 @@ class KeyValue:
 
     def extended(self, key: Array, value: Array, position: Array) -> "KeyValue":
         """With T more tokens written: key and value [B, T, K, H], position [B, T]."""
-        write = jax.lax.dynamic_update_slice
-        slot = self.next
-        return KeyValue(
-            write(self.key, jnp.swapaxes(key, 1, 2).astype(self.key.dtype), (0, 0, slot, 0)),
-            write(self.value, jnp.swapaxes(value, 1, 2).astype(self.value.dtype), (0, 0, slot, 0)),
-            write(self.position, position.astype(jnp.int32), (0, slot)),
-            slot + key.shape[1],
+        write, slot = jax.lax.dynamic_update_slice, self.next
+        new = self.replace(
+            key=write(self.key, jnp.swapaxes(key, 1, 2).astype(self.key.dtype), (0, 0, slot, 0)),
+            value=write(
+                self.value, jnp.swapaxes(value, 1, 2).astype(self.value.dtype), (0, 0, slot, 0)
+            ),
+            position=write(self.position, position.astype(jnp.int32), (0, slot)),
+            next=slot + key.shape[1],
         )
+        if not one_cpu():
+            return new
+        # Else XLA fuses the write with each of its uses, and copies the whole cache for each.
+        return new.replace(key=row_major(new.key), value=row_major(new.value))
