@@ -4,12 +4,10 @@
 
 Steps of a stand-in follow each other for `seconds`, then the state is saved, over and over. The
 loop stands still in `due`, in `save` and in its wait for a save that is not done when the next is
-due. Prints one JSON line; the bar is 5% at one save a minute. The first save, which also compiles
-the fingerprints, is told apart.
+due. The first save, which also compiles the fingerprints, is told apart.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import record
 
 from lm_research import tree
 from lm_research.train.checkpoint import Checkpoint
@@ -103,11 +102,9 @@ def measure(directory: Path, seconds: float, saves: int) -> dict:
         "stood_still_seconds": [round(s, 3) for s in later],
         "first_save_seconds": round(first, 3),
         "stood_still": round(statistics.mean(later) / seconds, 5),
-        "bar": BAR,
-        "met": statistics.mean(later) / seconds < BAR,
         "step_seconds": round(statistics.median(steps[False]), 4),
         "step_seconds_while_writing": round(statistics.median(steps[True] or [0.0]), 4),
-        "written_in_the_background_seconds": round(written, 3),
+        "written": round(written, 3),
         "fingerprint_seconds": round(wall, 4),
         "fingerprint_processor_seconds": round(process, 4),
     }
@@ -120,9 +117,17 @@ def main() -> None:
     parser.add_argument(
         "--directory", default=None, help="where to write; default: a temporary one"
     )
+    parser.add_argument("--output", type=Path, default=record.RESULTS / "checkpoint.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
-        print(json.dumps(measure(Path(directory), arguments.seconds, arguments.saves)))
+        found = measure(Path(directory), arguments.seconds, arguments.saves)
+    what = f"checkpoint of {found['state_gigabytes']} GB every {arguments.seconds:g} s"
+    rows = [
+        record.Row(f"{what}: the loop stands still", 100 * found["stood_still"], "%", 100 * BAR),
+        record.Row(f"{what}: time to write it, meanwhile", found["written"], "s"),
+    ]
+    command = f"python benchmarks/checkpoint.py --seconds={arguments.seconds:g}"
+    record.write(arguments.output, f"{command} --saves={arguments.saves}", rows, **found)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from lm_research.errors import UserError
 Batch = dict[str, np.ndarray]
 
 # Two threads make batches ahead: numpy leaves the interpreter to the other for much of the time.
-THREADS, AHEAD = 2, 8
+THREADS = 2
+AHEAD = 8  # at least so many
 # Random numbers of held-out examples are no training example's.
 _HELDOUT_SEED = 2**63
 
@@ -79,10 +80,11 @@ class Plan:
 class Batches:
     """An iterator of (indices int64 [size], batch), read ahead on threads; `close` ends them."""
 
-    def __init__(self, plan: Plan, stop: int | None = None):
+    def __init__(self, plan: Plan, stop: int | None = None, at_once: int = 1):
         import grain
 
-        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
+        ahead = max(AHEAD, 2 * at_once)
+        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=ahead)
         count = 2**62 if stop is None else max(0, (stop - plan.start) // plan.size)
         self._iterator = iter(
             grain.MapDataset.source(_Numbered(plan, count)).to_iter_dataset(options)
@@ -127,6 +129,7 @@ def batches(
     stop: int | None = None,
     shuffle: bool = True,
     processes: tuple[int, int] = (0, 1),
+    at_once: int = 1,
 ) -> Batches:
     """Training batches, without end or up to global index `stop`; only whole ones.
 
@@ -137,11 +140,12 @@ def batches(
     Args:
       source, objective, seed, size, start, shuffle, processes: see `Plan`.
       stop: global index to end at.
+      at_once: how many batches are taken one after another, before the next are made.
 
     Raises:
       UserError: the size does not divide among the processes.
     """
-    return Batches(Plan(source, objective, seed, size, start, shuffle, processes), stop)
+    return Batches(Plan(source, objective, seed, size, start, shuffle, processes), stop, at_once)
 
 
 def heldout_batches(

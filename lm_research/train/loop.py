@@ -62,6 +62,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
             start=position,
             shuffle=x.data.shuffle,
             processes=(jax.process_index(), jax.process_count()),
+            at_once=x.batch.steps_per_dispatch,
         )
         while step < x.steps and not interruption.asked:
             count = next_event(x, step) - step
