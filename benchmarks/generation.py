@@ -65,13 +65,14 @@ def prompts(vocab: int, batch: int):
 
 def ours(directory: Path, dtype: str):
     """A function of prompts that returns the new tokens."""
-    from lm_research.infer.decode import generate
+    from lm_research.infer import generate, separate
     from lm_research.train.restore import open_checkpoint
 
     loaded = open_checkpoint(directory, dtype=dtype)
+    model, params = separate(loaded.model, loaded.params)
 
     def run(tokens):
-        results = generate(loaded.model, loaded.params, list(tokens), length=NEW)
+        results = generate(model, params, list(tokens), length=NEW)
         return [result.tokens.tolist() for result in results]
 
     return run

@@ -126,11 +126,10 @@ def _bits_per_byte(heldout: list[Row], facts: Mapping[str, Any], last: int) -> F
             axes.axhline(value, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
             axes.annotate(
                 f"{label}  {value:.3f}",
-                (1, value),
+                (0, value),  # where a curve that falls is still far above
                 xycoords=("axes fraction", "data"),
-                xytext=(0, 4),
+                xytext=(4, 4),
                 textcoords="offset points",
-                horizontalalignment="right",
                 color=SOFT,
             )
         axes.margins(y=0.1)

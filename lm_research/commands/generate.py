@@ -66,7 +66,7 @@ def run(values: flags.FlagValues) -> None:
             sampler=sampler,
             length=values.length,
             seed=values.seed,
-            eos=getattr(loaded.tokenizer, "eos", None),
+            eos=loaded.eos,
             samples=values.samples,
             stream=printer and printer.show,
         )

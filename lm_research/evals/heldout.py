@@ -36,7 +36,9 @@ class HeldOut:
 
         def evaluate(model: nn.Module, params: Any) -> dict[str, float]:
             total = None
-            for i, batch in enumerate(pipeline.heldout_batches(data.heldout, objective, rows)):
+            processes = jax.process_index(), jax.process_count()
+            batches = pipeline.heldout_batches(data.heldout, objective, rows, processes)
+            for i, batch in enumerate(batches):
                 if self.batches is not None and i == self.batches:
                     break
                 measured = measure(model, params, mesh.place(batch))

@@ -55,6 +55,15 @@ def section(directory: str | Path) -> dict[str, Any]:
     return family.section({**family.defaults, **config})
 
 
+def ends(directory: str | Path) -> tuple[int, ...]:
+    """The tokens that end a text, as `transformers` takes them; none where nothing names them."""
+    for name in ("generation_config.json", "config.json"):
+        found = _config(Path(directory), name).get("eos_token_id")
+        if found is not None:
+            return tuple(found) if isinstance(found, list) else (found,)
+    return ()
+
+
 def load(directory: str | Path, model: nn.Module) -> Any:
     """The parameters of `model` from a Hugging Face directory, float32, on the current mesh.
 
@@ -107,11 +116,13 @@ def _read(
     return result
 
 
-def _config(directory: Path) -> dict[str, Any]:
-    path = directory / "config.json"
+def _config(directory: Path, name: str = "config.json") -> dict[str, Any]:
+    path = directory / name
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if name != "config.json":
+            return {}
         raise UserError(f"{directory} has no config.json; give a Hugging Face directory") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from None

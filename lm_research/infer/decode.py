@@ -33,7 +33,7 @@ class Result:
     Attributes:
       request: which prompt.
       sample: which of its continuations.
-      tokens: the new tokens, without the end-of-text token.
+      tokens: the new tokens, without the one that ends the text.
       logprobs: natural log-probability of each under the model itself, whatever the sampler did.
       ended: whether the model ended the text itself.
     """
@@ -60,7 +60,7 @@ class Draw:
     """What chooses the tokens of a batch, besides the sampler."""
 
     seed: Array  # []
-    eos: Array  # []
+    eos: Array  # [ids]
     request: Array  # [B]
     sample: Array  # [B]
 
@@ -73,7 +73,7 @@ def generate(
     sampler: Sampler = GREEDY,
     length: int,
     seed: int = 0,
-    eos: int | None = None,
+    eos: Sequence[int] = (),
     samples: int = 1,
     stream: Stream | None = None,
 ) -> list[Result]:
@@ -83,13 +83,13 @@ def generate(
     number; not on what else is in the list. Runs on the current mesh, where there is one.
 
     Args:
-      model: as it was trained.
+      model: as it was trained, or as `separate` gives it, which spares later calls the work.
       params: its plain parameters.
       prompts: token ids, at least one in each.
       sampler: how to choose tokens.
       length: new tokens at most.
       seed: of the draws.
-      eos: the token that ends a text; None for none.
+      eos: tokens any of which ends a text.
       samples: continuations of each prompt.
       stream: called with (request, sample, new tokens) as tokens come.
 
@@ -117,7 +117,10 @@ def separate(model: nn.Module, params: Any) -> tuple[nn.Module, Any]:
 
     Layers lie apart, because the loop would slice stacked ones at every token; and in 16 bits, what
     products read is converted once and not at every call, for which a tied head becomes its own.
+    What is separate already stays as it is.
     """
+    if model.stack.execution == "separate":
+        return model, params
     stack = model.stack.clone(execution="separate")
     tied = model.tied and jnp.dtype(model.dtype) == jnp.float32
     return model.clone(stack=stack, tied=tied), _separated(model, params)
@@ -145,7 +148,7 @@ def _check(model, prompts, length, samples, seed) -> None:
         check(model, prompt, f"prompt {i}", length)
 
 
-def _collected(rows, pieces: Iterator, eos: int | None, stream: Stream | None) -> list[Result]:
+def _collected(rows, pieces: Iterator, eos: Sequence[int], stream) -> list[Result]:
     """The results of a batch, from pieces [B, n] of tokens and log-probabilities."""
     tokens: list[list] = [[] for _ in rows]
     logprobs: list[list] = [[] for _ in rows]
@@ -154,7 +157,7 @@ def _collected(rows, pieces: Iterator, eos: int | None, stream: Stream | None) -
         for i, (request, sample) in enumerate(rows):
             if ended[i]:
                 continue
-            stop = np.flatnonzero(new[i] == eos) if eos is not None else ()
+            stop = np.flatnonzero(np.isin(new[i], eos))
             ended[i] = bool(len(stop))
             count = stop[0] if ended[i] else len(new[i])
             tokens[i].append(new[i, :count])
@@ -181,7 +184,7 @@ def _decoded(
         tokens[i, : lengths[i]] = prompts[request]
     done = np.arange(B) >= len(rows)
     request, sample = np.resize(np.array(rows, np.int32), (B, 2)).T
-    draw = Draw(np.uint32(seed), np.int32(-1 if eos is None else eos), request, sample)
+    draw = Draw(np.uint32(seed), np.array(eos, np.int32), request, sample)
     S = padded_length(T + length)
     state, scores = _prefilled(decoder, sampler, S, weights, draw, tokens, lengths, done)
     yield np.asarray(state.token)[:, None], np.asarray(scores)[:, None]
@@ -234,6 +237,6 @@ def _drawn(sampler: Sampler, draw: Draw, state: State, output: Output) -> tuple[
     """The state after a token drawn from the logits [B, 1, V], and the token's log-probability."""
     logits, position = output.logits[:, 0], state.position + 1
     token = sampler(logits, row_keys(draw.seed, draw.request, draw.sample, position))
-    score = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], -1)[:, 0]
-    done = state.done | (token == draw.eos)
+    score = jnp.take_along_axis(logits, token[:, None], -1)[:, 0] - jax.nn.logsumexp(logits, -1)
+    done = state.done | (token[:, None] == draw.eos).any(-1)
     return State(output.cache, token.astype(jnp.int32), position, done), score

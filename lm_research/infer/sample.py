@@ -43,7 +43,7 @@ class Sampler:
     def transformed(self, logits: Array) -> Array:  # [B, V] -> [B, V]
         """The log-probabilities that tokens are drawn with, -inf for those filtered out."""
         if self.temperature == 0:
-            best = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1])
+            best = jax.nn.one_hot(likeliest(logits), logits.shape[-1])
             return jnp.log(best)
         scores = jax.nn.log_softmax(logits.astype(jnp.float32) / self.temperature)
         if self.top_k is not None and self.top_k < scores.shape[-1]:
@@ -58,11 +58,18 @@ class Sampler:
     def __call__(self, logits: Array, keys: Array) -> Array:  # [B, V], [B] -> [B]
         """A token for each row, drawn with the row's own key."""
         if self.temperature == 0:
-            return jnp.argmax(logits, -1)
+            return likeliest(logits)
         # The default mode draws from 23-bit uniforms, which never reach the tail of a large
         # vocabulary.
         draw = lambda key, scores: jax.random.categorical(key, scores, mode="high")
         return jax.vmap(draw)(keys, self.transformed(logits))
+
+
+def likeliest(logits: Array) -> Array:  # [B, V] -> [B]
+    """The first of the largest; `jnp.argmax` takes seven times as long on CPU."""
+    index = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    largest = logits == logits.max(-1, keepdims=True)
+    return jnp.where(largest, index, logits.shape[-1] - 1).min(-1)
 
 
 def row_keys(seed: Array, request: Array, sample: Array, position: Array) -> Array:

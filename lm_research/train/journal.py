@@ -156,7 +156,7 @@ class Journal:
             sampler=Sampler(settings.temperature, top_p=settings.top_p),
             length=settings.length,
             seed=self.x.seed,
-            eos=tokenizer.eos,
+            eos=() if tokenizer.eos is None else (tokenizer.eos,),
         )
         self.read_at = time.monotonic()
         if not self.tells:

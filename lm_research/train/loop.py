@@ -107,6 +107,9 @@ def prepare(given: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], An
         tokenizer = restore.tokenizer_directory(source)
         if tokenizers.find(tokenizer) is not None:
             resolved["data"]["tokenizer"] = {"kind": "Pretrained", "path": str(tokenizer)}
+        elif (kind := resolved["data"]["tokenizer"]["kind"]) != "Pretrained":
+            got = f"data.tokenizer ({kind}), whose ids mean something else to the model"
+            log.fallback(f"the tokenizer of {tokenizer}", got, "it has none")
     # Mistakes are told before the text is read, which may take hours. V is not known yet.
     x = experiment({**resolved, "model": {"vocab": 1, **resolved["model"]}})
     refuse_other(workdir, resolved)

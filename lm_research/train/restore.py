@@ -30,6 +30,7 @@ class Loaded:
       params: plain parameters, laid out on the current mesh.
       tokenizer: None where the directory has none.
       section: the model section of a config that makes `model`.
+      eos: tokens that end a text.
       step: how long it was trained, where that is known.
     """
 
@@ -37,6 +38,7 @@ class Loaded:
     params: Any
     tokenizer: tokenizers.Tokenizer | None
     section: dict[str, Any]
+    eos: tuple[int, ...] = ()
     step: int | None = None
 
 
@@ -90,14 +92,15 @@ def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:
     described = {**section(path), **execution}
     tokenizer = tokenizers.find(tokenizer_directory(path))
     model = config.build(described, CONTENTS, "model")
+    eos = () if tokenizer is None or tokenizer.eos is None else (tokenizer.eos,)
     if not is_run(path):
-        return Loaded(model, hub.load(path, model), tokenizer, described)
+        return Loaded(model, hub.load(path, model), tokenizer, described, hub.ends(path) or eos)
     stored = stored_config(path)
     if "weights" in stored:
         params, meta = _trained(path, {**stored, "model": described})
     else:  # `save_run` wrote it
         params, meta = checkpoint.load_params(path / "checkpoints", _places(model))
-    return Loaded(model, params, tokenizer, described, int(meta["step"]))
+    return Loaded(model, params, tokenizer, described, eos, int(meta["step"]))
 
 
 def save_run(path: str | Path, loaded: Loaded) -> None:

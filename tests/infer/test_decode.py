@@ -1,5 +1,7 @@
 """Decoding equals the full forward pass, rows are independent, scores obey the chain rule."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -21,18 +23,23 @@ MODELS = {
 PROMPTS = [np.array([1, 2, 3, 4, 5]), np.array([7]), np.arange(11) + 3]
 
 
+@functools.cache
 def loaded(name):
     model = MODELS[name]
-    return model, nn.unbox(model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))["params"]
+    init = jax.jit(model.init)
+    return model, nn.unbox(init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))["params"]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def full_logits(model, params, tokens):  # [T] -> [T, V]
+    return model.apply({"params": params}, tokens[None]).logits[0]
 
 
 def greedy(model, params, prompt, length):
     tokens = list(prompt)
     for _ in range(length):
-        padded = jnp.asarray(tokens + [0] * (48 - len(tokens)))[None]
-        tokens.append(
-            int(model.apply({"params": params}, padded).logits[0, len(tokens) - 1].argmax())
-        )
+        padded = jnp.asarray(tokens + [0] * (48 - len(tokens)))
+        tokens.append(int(full_logits(model, params, padded)[len(tokens) - 1].argmax()))
     return tokens[len(prompt) :]
 
 
@@ -67,7 +74,7 @@ def test_the_end_of_a_text_stops_its_row():
     model, params = loaded("gpt2")
     free = generate(model, params, PROMPTS, length=12)
     eos = int(free[0].tokens[4])
-    stopped = generate(model, params, PROMPTS, length=12, eos=eos)
+    stopped = generate(model, params, PROMPTS, length=12, eos=(V + 5, eos))
     at = free[0].tokens.tolist().index(eos)
     assert stopped[0].ended and stopped[0].tokens.tolist() == free[0].tokens[:at].tolist()
 
@@ -95,7 +102,7 @@ def test_scores_are_those_of_the_full_forward(name):
     model, params = loaded(name)
     found = score(model, params, PROMPTS)
     for prompt, scores in zip(PROMPTS, found):
-        logits = model.apply({"params": params}, jnp.asarray(prompt)[None]).logits[0]
+        logits = full_logits(model, params, jnp.asarray(prompt))
         want = jax.nn.log_softmax(logits)[np.arange(len(prompt) - 1), prompt[1:]]
         assert scores["tokens"] == prompt.tolist() and scores["logprobs"][0] is None
         np.testing.assert_allclose(scores["logprobs"][1:], want, atol=2e-5)

@@ -57,16 +57,18 @@ def test_strings_of_three_by_enumeration():
 
 
 def test_the_tail_is_drawn_as_often_as_due():
-    """23-bit uniforms would never draw what has probability 2^-25; here 1024 tokens share 3e-5."""
-    tail, count = 1024, 2**21
-    logits = jnp.concatenate([jnp.zeros(1), jnp.full(tail, np.log(3e-8))])
-    keys = jax.random.split(jax.random.key(1), 2**11)
-    draws = lambda key: Sampler()(
-        jnp.broadcast_to(logits, (2**10, tail + 1)), jax.random.split(key, 2**10)
-    )
-    rare = int(sum((draws(key) > 0).sum() for key in keys[:64]))
-    due = 2**16 * tail * 3e-8
-    assert count and abs(rare - due) < 5 * due**0.5 + 2
+    """23-bit uniforms would draw tokens of probability 1e-7 half as often: 14 for 27."""
+    tail, batches, rows, p = 2**14, 2**5, 2**9, 1e-7
+    logits = jnp.concatenate([jnp.zeros(1), jnp.full(tail, np.log(p))])
+
+    @jax.jit
+    def rare(key):
+        keys = jax.random.split(key, rows)
+        return (Sampler()(jnp.broadcast_to(logits, (rows, tail + 1)), keys) > 0).sum()
+
+    drawn = sum(int(rare(key)) for key in jax.random.split(jax.random.key(1), batches))
+    due = batches * rows * tail * p
+    assert abs(drawn - due) < 2 * due**0.5
 
 
 def test_greedy_and_bad_settings():
