@@ -58,9 +58,11 @@ def ours(text: Path, workdir: Path, steps: int, dtype: str, dispatch: int) -> li
     ]
 
 
-def peer(text: Path, workdir: Path, steps: int, dtype: str, threads: int) -> list[str]:
+def peer(
+    text: Path, workdir: Path, steps: int, dtype: str, threads: int, seed: int = 1337
+) -> list[str]:
     """The peer's command."""
-    spec = [str(text), str(workdir), steps, dtype, threads]
+    spec = [str(text), str(workdir), steps, dtype, threads, seed]
     return [sys.executable, __file__, "--peer", json.dumps(spec)]
 
 
@@ -103,7 +105,7 @@ def times_as_fast(found: dict[str, dict], name: str, against: str = PEER) -> flo
     return statistics.median(theirs / own for theirs, own in both)
 
 
-def train_peer(text: Path, workdir: Path, steps: int, dtype: str, threads: int) -> None:
+def train_peer(text: Path, workdir: Path, steps: int, dtype: str, threads: int, seed: int) -> None:
     """nanoGPT's run, in PyTorch."""
     import numpy as np
     import torch
@@ -116,7 +118,7 @@ def train_peer(text: Path, workdir: Path, steps: int, dtype: str, threads: int) 
     ids = {letter: i for i, letter in enumerate(letters)}
     tokens = np.array([ids[letter] for letter in characters], np.uint16)
     tokens, heldout = np.split(tokens, [int(len(tokens) * 0.9)])
-    torch.manual_seed(1337)
+    torch.manual_seed(seed)
     model = peer_model(len(letters))
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]

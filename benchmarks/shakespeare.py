@@ -4,7 +4,8 @@
 
 needs LM_RESEARCH_DATA, under which lies tinyshakespeare/input.txt.gz. Every run is the train
 command in a process of its own; a loss is that of all characters of the last tenth of the text, in
-windows of 64, at the last step. nanoGPT publishes 1.88, estimated on random windows.
+windows of 64, at the last step. nanoGPT publishes 1.88, estimated on 240 random windows; the same
+run in PyTorch, measured as ours is, stands beside it.
 
 This file is also the config of the recipes:
 
@@ -50,7 +51,8 @@ OURS = {
         "decay": 0.1,
     },
 }
-RECIPES = {"published": {}, "ours": OURS}
+PYTORCH = "published in PyTorch"  # the peer of nanogpt_cpu.py
+RECIPES = {"published": {}, PYTORCH: {}, "ours": OURS}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -70,7 +72,10 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def held_out_loss(recipe: str, seed: int, steps: int, text: Path) -> float:
     """Held-out loss at the end of one run, in nats per character."""
-    with tempfile.TemporaryDirectory() as workdir:
+    import nanogpt_cpu
+
+    with tempfile.TemporaryDirectory() as made:
+        workdir = Path(made) / "run"
         command = [
             *(sys.executable, "-m", "lm_research", "train"),
             f"--config={Path(__file__).resolve()}:recipe={recipe},steps={steps}",
@@ -82,8 +87,10 @@ def held_out_loss(recipe: str, seed: int, steps: int, text: Path) -> float:
             "--config.log.tensorboard=false",
             f"--workdir={workdir}",
         ]
+        if recipe == PYTORCH:
+            command = nanogpt_cpu.peer(text, workdir, steps, "float32", 0, seed)
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        rows = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").open()]
+        rows = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
     return next(
         row["heldout/loss"] for row in rows if row["step"] == steps and "heldout/loss" in row
     )
@@ -94,7 +101,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", default="1337,1,2")
-    parser.add_argument("--recipes", default="published,ours")
+    parser.add_argument("--recipes", default=",".join(RECIPES))
     parser.add_argument("--steps", type=int, default=2_000)
     parser.add_argument("--output", type=Path, default=record.RESULTS / "shakespeare.json")
     options = parser.parse_args()

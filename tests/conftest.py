@@ -1,11 +1,21 @@
 """Eight virtual devices stand in for a pod; absl flags count as parsed, as Grain needs."""
 
 import os
+import shutil
+import tempfile
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# What one test has compiled, every other finds, in the processes of all workers.
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+MINE = CACHE not in os.environ
+if MINE:
+    os.environ[CACHE] = tempfile.mkdtemp(prefix="lm_research-compiled-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 from absl import flags
 
@@ -22,6 +32,12 @@ import pytest
 from lm_research import log
 
 DEFINED = set(flags.FLAGS)  # by absl and Grain, on import
+
+
+def pytest_unconfigure():
+    """Removes the compiled programs at the end of the process that made room for them."""
+    if MINE:
+        shutil.rmtree(os.environ[CACHE], ignore_errors=True)
 
 
 @pytest.fixture
@@ -60,26 +76,6 @@ def tiny(command, tmp_path):
         return command(name, config, source, workdir, *arguments)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def compiled_once(tmp_path_factory):
-    """A cache of compiled programs, for tests that run the same experiment several times."""
-    from jax._src.compilation_cache import reset_cache
-
-    values = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in values}
-    for name, value in values.items():
-        jax.config.update(name, value)
-    reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    reset_cache()
 
 
 def text(lines=60):

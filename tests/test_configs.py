@@ -40,7 +40,7 @@ def test_every_config_is_here():
 
 
 @pytest.mark.parametrize("name", SHRUNK)
-def test_trains_resumes_and_generates(name, tmp_path, monkeypatch, compiled_once):
+def test_trains_resumes_and_generates(name, tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("The cat sat. A bird flew over it, and over me.\n" * 40)
     workdir, draws, draw = tmp_path / "run", [], loop.draw
 

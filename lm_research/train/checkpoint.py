@@ -226,8 +226,7 @@ class Checkpoints:
             with contextlib.suppress(Exception):
                 writer.close()
         if jax.process_index() == 0:
-            for partial in self.directory.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(partial, ignore_errors=True)
+            _remove_partial(self.directory)
         raise Stopped(
             f"the checkpoint of step {step} cannot be written: {reason(error)}; {self.last_good()}"
         ) from error
@@ -321,6 +320,17 @@ def _everywhere(fact: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.process_allgather(np.asarray(fact)).all())
+
+
+def _remove_partial(directory: Path) -> None:
+    """Removes what a failed save left; other threads of it may still be writing there."""
+    for _ in range(20):
+        partial = list(directory.glob("*.orbax-checkpoint-tmp*"))
+        if not partial:
+            return
+        for path in partial:
+            shutil.rmtree(path, ignore_errors=True)
+        time.sleep(0.05)
 
 
 def _free(path: Path) -> Path:

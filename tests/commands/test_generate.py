@@ -12,7 +12,6 @@ from lm_research.data.tokenizer import Bytes
 torch = pytest.importorskip("torch", reason="the reference is torch's: install the extra `verify`")
 transformers = pytest.importorskip("transformers", reason="it is the reference: extra `verify`")
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 SIZES = {"vocab_size": 257, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 48}
 PROMPTS = ["To be, or", "a"]
 

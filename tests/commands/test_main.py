@@ -6,8 +6,6 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 def refused(result, *parts, status=2):
     """Checks that a command printed one line alone, with `parts` in it."""

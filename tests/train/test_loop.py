@@ -16,8 +16,6 @@ from lm_research.train import loop, restore
 from lm_research.train.checkpoint import Checkpoints
 from lm_research.train.journal import drop_samples
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 def metrics(workdir, kind="train"):
     rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())

@@ -68,9 +68,6 @@ class Runs:
             **{key: value for key, value in os.environ.items() if key != "XLA_FLAGS"},
             "PYTHONPATH": str(ROOT),
             "GLIBC_TUNABLES": "",  # or else it starts twice
-            "JAX_COMPILATION_CACHE_DIR": str(self.directory.parent / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
         return subprocess.Popen(
             [sys.executable, *begin, "train", *flags],
