@@ -78,3 +78,17 @@ def test_as_published_is_an_experiment(argument):
     given = completed(config)
     x = experiment({**given, "model": {"vocab": 257, **given["model"]}})
     check_samples(x, Bytes().train(()))
+
+
+def test_shakespeare_is_split_as_nanogpt_splits_it(tmp_path):
+    """65 characters; the first 1,003,854 train, the last 111,540 are held out."""
+    if "LM_RESEARCH_DATA" not in os.environ:
+        pytest.skip("LM_RESEARCH_DATA, under which tinyshakespeare/input.txt.gz lies, is not set")
+    config = config_flag.loaded(str(CONFIGS / "shakespeare_char.py"))
+    text = Path(os.environ["LM_RESEARCH_DATA"]) / "tinyshakespeare" / "input.txt.gz"
+    config.data.source.paths = str(text)
+    _, data = loop.prepare(config, tmp_path / "run")
+    assert data.facts["vocab"] == 65
+    # The first token of each part is not predicted.
+    assert data.facts["train_tokens"] == 1_003_853 and data.facts["heldout_tokens"] == 111_539
+    assert data.tokenizer.decode(data.train[0]["tokens"][:14]) == "First Citizen:"
