@@ -13,7 +13,7 @@ from lm_research.config import knobs
 
 def get_config(arg: str = "") -> ConfigDict:
     """Knobs: vocab, width, layers, length, batch, steps."""
-    knob = knobs(arg, vocab=2048, width=256, layers=4, length=256, batch=16, steps=200)
+    knob = knobs(arg, vocab=2048, width=128, layers=4, length=256, batch=16, steps=500)
     return ConfigDict(
         dict(
             model=dict(
