@@ -136,21 +136,31 @@ def sizes(given: Mapping[str, Parameter]) -> dict[str, int]:
     }
 
 
-def fitting(kind: str, given: Mapping[str, Parameter]) -> Family:
-    """The family that has a tensor for each parameter of a model, to save it as.
+def fitting(section: Mapping[str, Any], given: Mapping[str, Parameter]) -> Family:
+    """The family that computes what a model does and has its tensors, to save it as.
+
+    Args:
+      section: the model section.
+      given: the model's parameters.
 
     Raises:
       UserError: there is none.
     """
+    kind = section["kind"]
     candidates = [family for family in families() if family.kind == kind]
     if not candidates:
         known = ", ".join(dict.fromkeys(family.kind for family in families()))
         raise UserError(f"model.kind {kind} has no Hugging Face architecture; these have: {known}")
-    fits = [family for family in candidates if not _strangers(family, given)]
+    differences = [
+        [f"model.{name}" for name in family.without if section.get(name)]
+        + _strangers(family, given)
+        for family in candidates
+    ]
+    fits = [family for family, found in zip(candidates, differences) if not found]
     if not fits:
         reasons = "; ".join(
-            f"{family.architecture}: {', '.join(_strangers(family, given)[:5])}"
-            for family in candidates
+            f"{family.architecture}: {', '.join(found[:5])}"
+            for family, found in zip(candidates, differences)
         )
         raise UserError(f"this {kind} is none of Hugging Face's, which differ in {reasons}")
     return min(fits, key=lambda family: sum(row.ours not in given for row in family.rows))

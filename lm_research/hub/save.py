@@ -36,7 +36,7 @@ def save(
     """
     model = config.build(section, CONTENTS, "model")
     given = names.parameters(names.abstract(model))
-    family = names.fitting(section["kind"], given)
+    family = names.fitting(section, given)
     layout = names.layout(family, given)
     leaves = tree.named_leaves(tree.unboxed(params))
     _check(leaves, given)

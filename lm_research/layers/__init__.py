@@ -20,6 +20,7 @@ from lm_research.layers.mlp import ACTIVATIONS, MLP, GatedMLP
 from lm_research.layers.norm import LayerNorm, RMSNorm
 from lm_research.layers.output import Head, Output
 from lm_research.layers.position import ALiBi, Bias, Learned, RelativeBias, Rotary, Sinusoidal
+from lm_research.layers.scaling import LinearScaling, Llama3Scaling, YaRN
 from lm_research.layers.stack import Block, Stack, separated
 from lm_research.layers.tap import Patch, tap
 
@@ -37,6 +38,8 @@ __all__ = [
     "KeyValue",
     "LayerNorm",
     "Learned",
+    "LinearScaling",
+    "Llama3Scaling",
     "MLP",
     "Mask",
     "Output",
@@ -46,6 +49,7 @@ __all__ = [
     "Rotary",
     "Sinusoidal",
     "Stack",
+    "YaRN",
     "stream_dtype",
     "attend",
     "head_norm",

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from lm_research.layers.scaling import Scaling
+
 Array = jax.Array
 
 
@@ -48,19 +50,25 @@ class Rotary:
     Attributes:
       base: the longest wavelength is about 2 pi base.
       fraction: the part of each head that is rotated.
+      scaling: stretches the waves to longer contexts.
     """
 
     base: float = 10_000.0
     fraction: float = 1.0
+    scaling: Scaling | None = None
 
     def __call__(self, x: Array, position: Array) -> Array:  # [B, T, N, H], [B, T]
         """Rotates entry i with entry i + half, the layout of Llama and GPT-NeoX."""
         size = int(x.shape[-1] * self.fraction)
         half = size // 2
         # Frequencies in float64 on the host: float32 powers drift at long positions.
-        frequency = (self.base ** -(np.arange(half) / half)).astype(np.float32)
-        angle = position[..., None, None].astype(jnp.float32) * frequency
+        frequency = self.base ** -(np.arange(half) / half)
+        if self.scaling is not None:
+            frequency = self.scaling(frequency, self.base)
+        angle = position[..., None, None].astype(jnp.float32) * frequency.astype(np.float32)
         cos, sin = jnp.cos(angle), jnp.sin(angle)
+        if self.scaling is not None and self.scaling.magnitude != 1.0:
+            cos, sin = cos * self.scaling.magnitude, sin * self.scaling.magnitude
         y = x.astype(jnp.float32)
         a, b, rest = y[..., :half], y[..., half:size], y[..., size:]
         return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], -1).astype(x.dtype)

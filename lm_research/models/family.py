@@ -44,6 +44,7 @@ class Family:
       defaults: what they take where a config lacks a key that `section` reads.
       fixed: their options of which we compute one value only.
       inert: their keys that do not change what a model computes.
+      without: our options that this architecture does not have.
       prefix: of tensor names; files of a bare trunk lack it.
       buffers: patterns of tensors in files that are no parameters.
     """
@@ -57,6 +58,7 @@ class Family:
     defaults: Mapping[str, Any]
     fixed: Mapping[str, Any]
     inert: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     prefix: str = ""
     buffers: tuple[str, ...] = ()
 

@@ -1,4 +1,4 @@
-"""Llama (Touvron et al., 2023): rotary positions, RMSNorm, gated SiLU, grouped queries."""
+"""Llama (Touvron et al., 2023) and what came of it: Qwen2, Qwen3 and Mistral are its options."""
 
 import dataclasses
 import math
@@ -7,13 +7,48 @@ from typing import Any, Literal
 
 import flax.linen as nn
 
+from lm_research.config import build
 from lm_research.errors import UserError
-from lm_research.layers import Attention, Block, GatedMLP, RMSNorm, Rotary, Stack, head_norm
+from lm_research.layers import (
+    Attention,
+    Block,
+    GatedMLP,
+    LinearScaling,
+    Llama3Scaling,
+    RMSNorm,
+    Rotary,
+    Stack,
+    YaRN,
+    head_norm,
+)
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
+from lm_research.layers.scaling import Scaling, yarn_magnitude
 from lm_research.layers.stack import Execution, Remat
 from lm_research.models.family import Family, Row, our_activation, their_activation
 from lm_research.models.transformer import Transformer
+
+SCALINGS = {kind.__name__: kind for kind in (LinearScaling, Llama3Scaling, YaRN)}
+LENGTH = "original_max_position_embeddings"
+ROPE_TYPES = {  # theirs, and their names of our settings
+    LinearScaling: ("linear", {"factor": "factor"}),
+    Llama3Scaling: (
+        "llama3",
+        {
+            "factor": "factor",
+            "low": "low_freq_factor",
+            "high": "high_freq_factor",
+            "length": LENGTH,
+        },
+    ),
+    YaRN: (
+        "yarn",
+        {
+            **{"factor": "factor", "length": LENGTH, "fast": "beta_fast", "slow": "beta_slow"},
+            **{"magnitude": "attention_factor", "truncate": "truncate"},
+        },
+    ),
+}
 
 
 def Llama(
@@ -26,6 +61,9 @@ def Llama(
     hidden: int | None = None,
     activation: Activation = "silu",
     base: float = 10_000.0,
+    scaling: Scaling | None = None,
+    bias: bool = False,
+    window: int | None = None,
     head_norms: bool = False,
     tied: bool = False,
     epsilon: float = 1e-5,
@@ -36,7 +74,7 @@ def Llama(
     remat: Remat = "none",
     kernel: Kernel = "auto",
 ) -> Transformer:
-    """A Llama; with `head_norms` a Qwen3.
+    """A Llama; with `bias` a Qwen2, with `head_norms` a Qwen3, with `window` a Mistral.
 
     Args:
       vocab: V.
@@ -45,6 +83,9 @@ def Llama(
       head: H; None is D / N.
       hidden: F; None is 8/3 D, rounded up to a multiple of 64.
       base: of the rotary positions.
+      scaling: stretches them to longer contexts.
+      bias: whether the products of queries, keys and values have one.
+      window: a query sees only so many keys back.
       head_norms: whether queries and keys are normalised head by head.
       tied: whether the head is the embedding table.
       epsilon: of the norms.
@@ -70,7 +111,9 @@ def Llama(
         heads,
         kv_heads,
         head or width // heads,
-        rotary=Rotary(base),
+        bias,
+        rotary=Rotary(base, scaling=scaling),
+        window=window,
         norm=head_norm(epsilon) if head_norms else None,
         kernel=kernel,
         **shared,
@@ -101,27 +144,86 @@ def _section(config: Mapping[str, Any]) -> dict[str, Any]:
         "head": config["head_dim"] or width // heads,
         "hidden": config["intermediate_size"],
         "activation": our_activation(config["hidden_act"]),
-        "base": _base(config),
+        **_rotary(config),
         "tied": config["tie_word_embeddings"],
         "epsilon": config["rms_norm_eps"],
     }
 
 
-def _qwen3_section(config: Mapping[str, Any]) -> dict[str, Any]:
-    other = set(config.get("layer_types") or ()) - {"full_attention"}
+def _qwen2_section(config: Mapping[str, Any]) -> dict[str, Any]:
+    other = set(config["layer_types"] or ()) - {"full_attention"}
     if other:
         raise UserError(f"config.json has layer_types {sorted(other)}; it takes full_attention")
-    return {**_section(config), "head_norms": True}
+    return {**_section(config), "bias": True}
 
 
-def _base(config: Mapping[str, Any]) -> float:
-    """The base of rotary positions: `rope_parameters` has it since transformers 5."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    other = set(rope) - {"rope_type", "type", "rope_theta"}
-    if kind != "default" or other:
-        raise UserError(f"config.json scales rotary positions by {rope}; it takes the default type")
-    return float(rope.get("rope_theta", config["rope_theta"]))
+def _qwen3_section(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_qwen2_section(config), "bias": False, "head_norms": True}
+
+
+def _mistral_section(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_section(config), "window": config["sliding_window"]}
+
+
+def _rotary(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Base and scaling: `rope_parameters` has them since transformers 5."""
+    rope = dict(config["rope_parameters"] or config["rope_scaling"] or {})
+    kind = rope.pop("rope_type", rope.pop("type", "default"))
+    rope.pop("type", None)
+    base = float(rope.pop("rope_theta", config["rope_theta"]))
+    length = rope.pop(LENGTH, None)
+    length = config["max_position_embeddings"] if length is None else length
+    needed = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
+    if missing := [name for name in needed.get(kind, ()) if name not in rope]:
+        raise UserError(f"config.json's rope_type {kind!r} lacks {', '.join(missing)}")
+    numbers = [float(rope.pop(name)) for name in needed.get(kind, ())]
+    if kind == "default":
+        scaling = None
+    elif kind == "linear":
+        scaling = {"kind": "LinearScaling", "factor": numbers[0]}
+    elif kind == "llama3":
+        names = dict(zip(("factor", "low", "high"), numbers))
+        scaling = {"kind": "Llama3Scaling", **names, "length": length}
+    elif kind == "yarn":
+        scaling = _yarn(rope, length, config["max_position_embeddings"])
+    else:
+        raise UserError(
+            f"config.json scales rotary positions by rope_type {kind!r}; "
+            "it takes default, linear, llama3 or yarn"
+        )
+    if rope:
+        raise UserError(f"config.json scales rotary positions ({kind}) by {rope}, which is unknown")
+    return {"base": base, "scaling": scaling}
+
+
+def _yarn(rope: dict[str, Any], length: int, context: int) -> dict[str, Any]:
+    """The section of a YaRN, whose keys are taken out of `rope`."""
+    named = ("factor", "attention_factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow")
+    factor, magnitude, one, all_, fast, slow = (rope.pop(name, None) for name in named)
+    factor = context / length if factor is None else float(factor)
+    if magnitude is None and one and all_:
+        magnitude = yarn_magnitude(factor, one) / yarn_magnitude(factor, all_)
+    elif magnitude is None:
+        magnitude = yarn_magnitude(factor)
+    return {
+        "kind": "YaRN",
+        "factor": factor,
+        "length": length,
+        "fast": float(fast or 32),
+        "slow": float(slow or 1),
+        "magnitude": float(magnitude),
+        "truncate": bool(rope.pop("truncate", True)),
+    }
+
+
+def _rope_parameters(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Theirs of a section's base and scaling."""
+    found = {"rope_type": "default", "rope_theta": section["base"]}
+    if section["scaling"] is not None:
+        scaling = build(section["scaling"], SCALINGS, "model.scaling")
+        found["rope_type"], theirs = ROPE_TYPES[type(scaling)]
+        found |= {name: getattr(scaling, ours) for ours, name in theirs.items()}
+    return found
 
 
 def _llama_config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -131,6 +233,10 @@ def _llama_config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[
             f"not {sizes['D']} and {sizes['N']}"
         )
     return _config(section, sizes)
+
+
+def _mistral_config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+    return {**_config(section, sizes), "sliding_window": section["window"]}
 
 
 def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -143,7 +249,7 @@ def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, A
         "head_dim": sizes["H"],
         "intermediate_size": sizes["F"],
         "hidden_act": their_activation(section["activation"]),
-        "rope_parameters": {"rope_type": "default", "rope_theta": section["base"]},
+        "rope_parameters": _rope_parameters(section),
         "rope_theta": section["base"],  # for transformers 4
         "tie_word_embeddings": section["tied"],
         "rms_norm_eps": section["epsilon"],
@@ -185,13 +291,14 @@ LLAMA = Family(
         "rope_theta": 10_000.0,
         "rope_parameters": None,
         "rope_scaling": None,
+        "max_position_embeddings": 2048,
         "tie_word_embeddings": False,
         "rms_norm_eps": 1e-6,
     },
     fixed={"attention_bias": False, "mlp_bias": False},
-    # The initial weights; dropout, a choice of training; a bound that rotary positions do not have;
-    # in how many pieces products are made.
-    inert=("initializer_range", "attention_dropout", "max_position_embeddings", "pretraining_tp"),
+    # The initial weights; dropout, a choice of training; in how many pieces products are made.
+    inert=("initializer_range", "attention_dropout", "pretraining_tp"),
+    without=("bias", "window"),
     prefix="model.",
     buffers=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),  # in older files
 )
@@ -220,10 +327,46 @@ QWEN3 = dataclasses.replace(
         "head_dim": 128,
         "intermediate_size": 22016,
         "layer_types": None,
+        "max_position_embeddings": 32768,
     },
     fixed={"attention_bias": False, "use_sliding_window": False},
     # A window that is not used leaves its size.
     inert=(*LLAMA.inert, "sliding_window", "max_window_layers"),
 )
 
-FAMILIES = (LLAMA, QWEN3)
+QWEN2 = dataclasses.replace(
+    LLAMA,
+    model_type="qwen2",
+    architecture="Qwen2ForCausalLM",
+    rows=(
+        *ROWS,
+        Row("stack/blocks/attention/query/bias", "model.layers.{L}.self_attn.q_proj.bias", "(NH)"),
+        Row("stack/blocks/attention/key/bias", "model.layers.{L}.self_attn.k_proj.bias", "(KH)"),
+        Row("stack/blocks/attention/value/bias", "model.layers.{L}.self_attn.v_proj.bias", "(KH)"),
+    ),
+    section=_qwen2_section,
+    config=_config,
+    defaults={**QWEN3.defaults, "head_dim": None},
+    fixed={"use_sliding_window": False},
+    inert=QWEN3.inert,
+    without=("window",),
+)
+
+MISTRAL = dataclasses.replace(
+    LLAMA,
+    model_type="mistral",
+    architecture="MistralForCausalLM",
+    section=_mistral_section,
+    config=_mistral_config,
+    defaults={
+        **LLAMA.defaults,
+        "num_key_value_heads": 8,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 131072,
+        "sliding_window": 4096,
+    },
+    fixed={},
+    without=("bias",),
+)
+
+FAMILIES = (LLAMA, QWEN3, QWEN2, MISTRAL)

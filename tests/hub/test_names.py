@@ -98,16 +98,16 @@ def test_the_family_follows_from_the_parameters():
         (Llama(**sizes, head_norms=True), "Qwen3ForCausalLM"),
     ):
         kind = "GPT2" if "GPT2" in expected else "Llama"
-        assert names.fitting(kind, parameters(model)).architecture == expected
+        assert names.fitting({"kind": kind}, parameters(model)).architecture == expected
 
 
 def test_a_model_that_is_nobodys_is_refused():
     section = {"kind": "GPT2", "vocab": 16, "width": 8, "layers": 1, "heads": 2}
     given = parameters(config.build(section, save.CONTENTS))
     with pytest.raises(UserError, match=r"GPT2LMHeadModel: gate/kernel"):
-        names.fitting("GPT2", given | {"gate/kernel": names.Parameter("DF", (8, 4))})
+        names.fitting({"kind": "GPT2"}, given | {"gate/kernel": names.Parameter("DF", (8, 4))})
     with pytest.raises(UserError, match=r"Novel has no Hugging Face.*GPT2, Llama"):
-        names.fitting("Novel", given)
+        names.fitting({"kind": "Novel"}, given)
 
 
 def test_rows_name_each_parameter_once_and_tie_what_exists():

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from lm_research import config, mesh, tree
 from lm_research.errors import UserError
 from lm_research.hub import load, names, save
+from lm_research.infer import generate
 from lm_research.layers import Mask
 from lm_research.models.family import ACTIVATIONS, our_activation, their_activation
 from lm_research.objectives import Causal
@@ -34,11 +35,22 @@ UNUSUAL_GPT2 = {
     "tie_word_embeddings": False,
 }
 TIED_LLAMA = {"tie_word_embeddings": True, "rope_theta": 100.0, "rms_norm_eps": 1e-2}
+ROPE = {"rope_theta": 100.0, "original_max_position_embeddings": 8, "factor": 3.0}
+LINEAR = {"rope_type": "linear", "rope_theta": 100.0, "factor": 3.0}
+LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, **ROPE}
+YARN = {"rope_type": "yarn", "beta_fast": 4.0, "beta_slow": 0.5, **ROPE}
+SCALED_YARN = {**YARN, "mscale": 1.5, "mscale_all_dim": 0.5, "truncate": False}
 CASES = {
     "gpt2": ("GPT2Config", GPT2),
     "gpt2_unusual": ("GPT2Config", GPT2 | UNUSUAL_GPT2),
     "llama": ("LlamaConfig", LLAMA | {"num_key_value_heads": 2, "hidden_act": "gelu"}),
     "llama_tied": ("LlamaConfig", LLAMA | TIED_LLAMA),
+    "llama_linear": ("LlamaConfig", LLAMA | {"rope_parameters": LINEAR}),
+    "llama_3": ("LlamaConfig", LLAMA | {"rope_parameters": LLAMA3}),
+    "llama_yarn": ("LlamaConfig", LLAMA | {"rope_parameters": YARN}),
+    "llama_yarn_scaled": ("LlamaConfig", LLAMA | {"rope_parameters": SCALED_YARN}),
+    "mistral": ("MistralConfig", LLAMA | {"num_key_value_heads": 2, "sliding_window": 5}),
+    "qwen2": ("Qwen2Config", LLAMA | {"num_key_value_heads": 2}),
     "qwen3": ("Qwen3Config", LLAMA | {"num_key_value_heads": 2, "head_dim": 16}),
 }
 LENGTH = 24  # the whole context
@@ -143,7 +155,7 @@ def test_logits_loss_and_every_gradient(reference, side):
     close(value, loss)
     leaves = tree.named_leaves(gradients)
     given = names.parameters(names.abstract(reference.ours))
-    layout = names.layout(names.fitting(reference.section["kind"], given), given)
+    layout = names.layout(names.fitting(reference.section, given), given)
     expected = {name: p.grad for name, p in reference.model.named_parameters()}
     assert layout.keys() == expected.keys()
     for name, tensor in layout.items():
@@ -168,6 +180,24 @@ def test_weights_make_the_round_trip(reference, tmp_path):
     for name in one:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
     assert load.section(tmp_path / "ours") == reference.section
+
+
+def test_greedy_continuations_are_theirs(reference):
+    """Through the cache, prompts of uneven length in one batch."""
+    prompts = [np.arange(3, 14), np.array([7]), np.array([5, 60, 0, 2])]
+    with mesh.single():
+        found = generate(reference.ours, reference.params, prompts, length=12)
+    for prompt, result in zip(prompts, found, strict=True):
+        given = torch.tensor(prompt)[None]
+        want = reference.model.generate(
+            given,
+            attention_mask=torch.ones_like(given),
+            do_sample=False,
+            max_new_tokens=12,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        assert result.tokens.tolist() == want[0, len(prompt) :].tolist()
 
 
 def test_transformers_loads_what_we_save(reference, large, tmp_path):
