@@ -119,7 +119,7 @@ def main() -> None:
         rows.append(record.Row(f"{what}, mean of {len(seeds)} seeds", mean, "nats", bar))
     record.write(
         options.output,
-        f"python benchmarks/shakespeare.py --seeds={options.seeds}",
+        f"python benchmarks/shakespeare.py --seeds={options.seeds} --recipes={options.recipes!r}",
         rows,
         losses=losses,
         ours_differs_in=OURS,
