@@ -15,7 +15,7 @@ from lm_research import tree
 from lm_research.errors import UserError
 from lm_research.infer.sample import Sampler, row_keys
 from lm_research.infer.shapes import check, decoded_rows, padded_length
-from lm_research.layers import EMPTY, Output, separated
+from lm_research.layers import EMPTY, Output, separated, shard
 
 Array = jax.Array
 Stream = Callable[[int, int, np.ndarray], None]
@@ -205,7 +205,8 @@ def _prefilled(decoder, sampler, S, weights, draw, tokens, lengths, done) -> tup
     output = _call(decoder, weights, tokens, position, decoder.init_cache(B, S))
     last = jnp.take_along_axis(output.hidden, (lengths - 1)[:, None, None], 1)
     state = State(output.cache, tokens[:, 0], lengths - 1, done)
-    return _drawn(sampler, draw, state, output.replace(hidden=last))
+    state, scores = _drawn(sampler, draw, state, output.replace(hidden=last))
+    return _readable(state), shard(scores, (None,))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
@@ -226,7 +227,12 @@ def _continued(decoder, sampler, weights, draw, state, count) -> tuple[State, Ar
 
     empty = jnp.zeros((B, DISPATCH), jnp.int32), jnp.zeros((B, DISPATCH), jnp.float32)
     _, state, tokens, scores = jax.lax.while_loop(unfinished, step, (0, state, *empty))
-    return state, tokens, scores
+    return _readable(state), shard(tokens, (None, None)), shard(scores, (None, None))
+
+
+def _readable(state: State) -> State:
+    """With what the host reads whole on every device, so that every process can read it."""
+    return state.replace(token=shard(state.token, (None,)), done=shard(state.done, (None,)))
 
 
 def _call(decoder, weights, tokens, position, cache) -> Output:
