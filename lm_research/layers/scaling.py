@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 
+@runtime_checkable
 class Scaling(Protocol):
     """Other frequencies for `Rotary`, and a factor on what it rotates."""
 
