@@ -92,3 +92,18 @@ def test_shakespeare_is_split_as_nanogpt_splits_it(tmp_path):
     # The first token of each part is not predicted.
     assert data.facts["train_tokens"] == 1_003_853 and data.facts["heldout_tokens"] == 111_539
     assert data.tokenizer.decode(data.train[0]["tokens"][:14]) == "First Citizen:"
+
+
+def test_none_replaces_a_default_that_is_not_none():
+    from lm_research.train.experiment import completed, experiment
+
+    config = config_flag.loaded(str(CONFIGS / "quickstart.py"))
+    config.optimizer.clip = None
+    config.log.samples.top_p = None
+    given = completed(config)
+    x = experiment({**given, "model": {"vocab": 257, **given["model"]}})
+    assert (
+        x.optimizer.clip is None
+        and x.log.samples.top_p is None
+        and x.evals["heldout"].batch is None
+    )

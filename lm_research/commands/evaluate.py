@@ -20,6 +20,7 @@ def define() -> None:
 def run(values: flags.FlagValues) -> None:
     """Scores the text and prints a line for each number."""
     from lm_research import mesh
+    from lm_research.errors import UserError
     from lm_research.evals import HeldOut
     from lm_research.objectives import Causal
     from lm_research.train.restore import open_checkpoint
@@ -32,6 +33,9 @@ def run(values: flags.FlagValues) -> None:
         else:
             objective = Causal(values.length or loaded.model.context or 1024)
             data = _of_files(values.paths, loaded, objective.length, Path(scratch))
+        context = loaded.model.context
+        if context is not None and objective.length > context:
+            raise UserError(f"--length={objective.length}: the model's context is {context}")
         evaluate = HeldOut(every=1).bind(objective, data, values.batch)
         numbers = evaluate(loaded.model, loaded.params)
     baselines = ((name, data.facts.get(f"{name}_bits_per_byte")) for name in ("gzip", "xz"))

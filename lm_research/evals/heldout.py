@@ -26,6 +26,12 @@ class HeldOut:
     batch: int | None = None
     batches: int | None = None
 
+    def __post_init__(self):
+        for name in ("batch", "batches"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it takes a number from 1 on")
+
     def bind(
         self, objective: Any, data: Any, size: int
     ) -> Callable[[nn.Module, Any], dict[str, float]]:

@@ -35,12 +35,14 @@ def lines(path: Path) -> list[Line]:
       UserError: there is no such file, or nothing in it, or a line is neither; names file and line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: {error}") from None
-    found = [_line(f"{path}:{i}", line) for i, line in enumerate(text.splitlines(), 1)]
+    # Not splitlines: a JSON string may hold the other characters that end lines.
+    numbered = enumerate(text.split("\n"), 1)
+    found = [_line(f"{path}:{i}", line) for i, line in numbered if line.strip()]
     if not found:
         raise UserError(
             f'{path} is empty; it takes {{"text": ...}} or {{"tokens": [...]}} per line'
@@ -85,6 +87,10 @@ def encoded(line: Line, tokenizer: Any, begins: bool) -> np.ndarray:
             f"{line.where} is text, and the checkpoint has no tokenizer; give token ids: "
             '{"tokens": [1, 2, ...]} per line of --input'
         )
+    try:
+        line.text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{line.where} is not Unicode text; give it as UTF-8") from None
     try:
         return tokenizer.prompt(line.text) if begins else tokenizer.encode(line.text)
     except UserError as error:

@@ -47,7 +47,7 @@ def attend(
     """
     reason = {
         "xla": "",
-        "cudnn": _why_not_cudnn(query, bias, soft_cap, dtype),
+        "cudnn": _why_not_cudnn(query, order, bias, soft_cap, dtype),
         "splash": _why_not_splash(query, key, mask, order, bias),
     }
     if kernel == "auto":
@@ -108,13 +108,15 @@ def _cached(query, key, value, softmax, dtype):
     return jnp.moveaxis(result.reshape(B, K, G, T, H), 3, 1)
 
 
-def _why_not_cudnn(query, bias, soft_cap, dtype) -> str:
+def _why_not_cudnn(query, order, bias, soft_cap, dtype) -> str:
     if jax.default_backend() != "gpu":
         return f"cuDNN needs a GPU and this is {jax.default_backend()}"
-    if dtype not in (jnp.bfloat16, jnp.float16):
+    if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
         return f"cuDNN attention computes in 16 bits and the model computes in {jnp.dtype(dtype)}"
-    if bias is not None or soft_cap is not None:
-        return "cuDNN attention is used without bias and soft cap"
+    if float(getattr(jax.devices()[0], "compute_capability", 8)) < 8:
+        return f"cuDNN attention needs Ampere or newer and this is {jax.devices()[0].device_kind}"
+    if order is not None or bias is not None or soft_cap is not None:
+        return "cuDNN attention is used without cache, bias and soft cap"
     if query.shape[-1] % 8 or query.shape[-1] > 128:
         return f"cuDNN attention takes heads of a multiple of 8 up to 128, not {query.shape[-1]}"
     return ""
@@ -125,9 +127,9 @@ def _cudnn(query, key, value, mask, order, bias, scale, soft_cap, dtype):
     call = functools.partial(
         jax.nn.dot_product_attention, query, key, value, scale=scale, implementation="cudnn"
     )
-    if order is None and mask.static and mask.window is None:
+    if mask.static and mask.window is None:
         return call(is_causal=mask.causal)
-    return call(mask=mask.dense(*(order or (slots(query), slots(key)))))
+    return call(mask=mask.dense(slots(query), slots(key)))
 
 
 def _why_not_splash(query, key, mask, order, bias, backend: str | None = None) -> str:

@@ -28,6 +28,10 @@ class Causal:
     smoothing: float = 0.0
     chunk: int | None = None
 
+    def __post_init__(self):
+        if self.chunk is not None and (self.chunk < 1 or self.length % self.chunk):
+            raise ValueError(f"chunk {self.chunk} does not divide length {self.length}")
+
     def example(
         self, record: dict[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """`Experiment`: a config resolved into the objects that a run is made of."""
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -180,18 +181,28 @@ def completed(given: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"model.{name} is {value}; it takes a number from 1 on")
     for name, kind in KINDS.items():
         result[name] = {"kind": kind, **result[name]}
+    if not isinstance(samples := result["log"].get("samples", {}), Mapping):
+        raise UserError(f"log.samples is {samples!r}; it takes a section: a mapping of fields")
     if "samples" in result["log"]:
         result["log"]["samples"] = {"kind": "Samples", **result["log"]["samples"]}
     return drop_unset(result)
 
 
 def drop_unset(section: Any) -> Any:
-    """A section without its unset placeholders: their defaults hold."""
+    """A section without its unset placeholders, whose defaults are none, too.
+
+    None stays where it replaces another default: `optimizer.clip=None` does not clip.
+    """
     if not isinstance(section, dict) or "kind" not in section:
         return (
             {k: drop_unset(v) for k, v in section.items()} if isinstance(section, dict) else section
         )
-    return {k: drop_unset(v) for k, v in section.items() if v is not None}
+    make = CONTENTS.get(section["kind"])
+    parameters = {} if make is None else inspect.signature(make).parameters
+    replaces = lambda name: (
+        name in parameters and parameters[name].default not in (None, inspect.Parameter.empty)
+    )
+    return {k: drop_unset(v) for k, v in section.items() if v is not None or replaces(k)}
 
 
 def part(given: Mapping[str, Any], name: str) -> Any:

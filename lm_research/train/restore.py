@@ -51,7 +51,12 @@ def is_run(path: Path) -> bool:
     if not (path / "config.json").is_file():
         what = "is not a directory" if not path.is_dir() else "has no config.json"
         raise UserError(f"{path} {what}; give a run's --workdir or a Hugging Face directory")
-    return "model_type" not in stored_config(path)
+    stored = stored_config(path)
+    if isinstance(stored, dict) and isinstance(stored.get("model"), dict):
+        return True
+    if not isinstance(stored, dict) or not {"model_type", "architectures"} & set(stored):
+        raise UserError(f"{path / 'config.json'} is neither a run's nor a Hugging Face model's")
+    return False
 
 
 def section(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_research import tree
+from lm_research.errors import UserError
 
 Tree = Any
 
@@ -35,7 +36,7 @@ class LoRA:
         """Factors that add up to nothing yet, and all parameters.
 
         Raises:
-          ValueError: the pattern is found in no matrix's name.
+          UserError: the pattern is found in no matrix's name.
         """
 
         def factors(name: str, box: nn.LogicallyPartitioned):
@@ -56,7 +57,7 @@ class LoRA:
 
         trained = tree.map_named(factors, params)
         if not jax.tree.leaves(trained):
-            raise ValueError(f"pattern {self.pattern!r} is found in the name of no matrix")
+            raise UserError(f"weights.pattern {self.pattern!r} is found in the name of no matrix")
         return trained, params
 
     def join(self, trained: Tree, held: Tree) -> Tree:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from lm_research import tree
+from lm_research.errors import UserError
 
 Tree = Any
 
@@ -24,16 +25,16 @@ class Part:
         """Two trees of the same shape, each with None where the other has a leaf.
 
         Raises:
-          ValueError: the pattern is found in no name, or in all.
+          UserError: the pattern is found in no name, or in all.
         """
         del key
         chosen = tree.matching(self.pattern, params)
         found = jax.tree.leaves(chosen)
         if not any(found) or all(found):
             which = "all" if all(found) else "none"
-            raise ValueError(
-                f"pattern {self.pattern!r} is found in {which} of the {len(found)} parameters; "
-                f"their names are like {next(iter(tree.named_leaves(params)))!r}"
+            raise UserError(
+                f"weights.pattern {self.pattern!r} is found in {which} of the {len(found)} "
+                f"parameters; their names are like {next(iter(tree.named_leaves(params)))!r}"
             )
         keep = lambda on: tree.map_named(lambda _, p, c: p if c == on else None, params, chosen)
         return keep(True), keep(False)

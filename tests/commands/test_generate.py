@@ -152,6 +152,16 @@ def test_evaluate_is_the_mean_over_windows(command, directories, tmp_path):
     assert float(numbers["bits per byte"]) == pytest.approx(bits, rel=1e-3)
 
 
+def test_lines_are_json_lines(command, directories, tmp_path):
+    """With a byte order mark, blank lines, and characters in a string that end lines elsewhere."""
+    path = tmp_path / "in.jsonl"
+    path.write_text('\ufeff{"text": "a\u2028b"}\n\n{"tokens": [1, 2]}\n', "utf-8")
+    output = f"--output={tmp_path / 'out.jsonl'}"
+    assert command("score", f"--checkpoint={directories[1]}", f"--input={path}", output)[0] == 0
+    first, second = written(tmp_path / "out.jsonl")
+    assert first["tokens"] == list("a\u2028b".encode()) and second["tokens"] == [1, 2]
+
+
 def test_what_is_refused(command, directories, tmp_path):
     _, text, ids = directories
     generate = ("generate", f"--checkpoint={text}")
@@ -164,10 +174,18 @@ def test_what_is_refused(command, directories, tmp_path):
     refused(command(*generate, "--length=many"), "--length=many")
     refused(command("generate", f"--checkpoint={ids}", "--prompt=To be"), "no tokenizer", "'1 2 3'")
     refused(command("generate", f"--checkpoint={ids}", "--prompt=300"), "token 300", "0 to 256")
+    copy = tmp_path / "text.txt"
+    copy.write_text("a" * 200)
+    evaluate = ("evaluate", f"--checkpoint={text}", "--length=64", f"--paths={copy}")
+    refused(command(*evaluate), "--length=64", "context is 48")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text('{"foo": 1}')
+    refused(command("generate", f"--checkpoint={tmp_path / 'odd'}"), "neither a run's nor")
     for content, parts in (
         ("", ["is empty"]),
         ('{"text": 3}\n', ["lines.jsonl:1", "no string"]),
         ('{"text": "a"}\nno\n', ["lines.jsonl:2", "not JSON"]),
+        ('{"text": "\\ud800"}\n', ["lines.jsonl:1", "not Unicode"]),
         ('{"txt": "a"}\n', ["lines.jsonl:1", '{"text": "..."}']),
         (json.dumps({"text": "a" * 50}) + "\n", ["lines.jsonl:1", "50 tokens", "context is 48"]),
     ):

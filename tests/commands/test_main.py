@@ -95,6 +95,7 @@ def test_config_files(command, tmp_path, code, parts):
         ("mesh.data=3", ["data=3", "8 devices"]),
         ("mesh.tensor=4", ["axis V of embedding/table has 257", "tensor of size 4"]),
         ("optimizer.warmup=-1", ["warmup is -1"]),
+        ("evals.heldout.batches=0", ["evals.heldout", "batches is 0", "from 1"]),
         ("data.heldout=2.0", ["data.heldout is 2.0"]),
         ("init=/nonexistent", ["/nonexistent is not a directory"]),
     ],

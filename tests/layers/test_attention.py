@@ -159,3 +159,12 @@ def test_splash_attention_in_its_interpreter():
         query, key, value, mask, None, None, H**-0.5, None, jnp.float32, interpret=True
     )
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype, reason", [("bfloat16", ""), ("float32", "16 bits")])
+def test_cudnn_is_chosen_by_the_name_of_a_dtype_too(monkeypatch, dtype, reason):
+    from lm_research.layers import kernels
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found = kernels._why_not_cudnn(jnp.zeros((1, 8, 2, 64)), None, None, None, dtype)
+    assert reason in found and bool(reason) == bool(found)

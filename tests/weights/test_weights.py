@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lm_research import mesh, tree
+from lm_research.errors import UserError
 from lm_research.models import Llama
 from lm_research.optimizers import AdamW
 from lm_research.weights import Full, LoRA, Part
@@ -78,5 +79,5 @@ def test_patterns_that_find_nothing_are_refused():
         (Part("."), "all of the"),
         (LoRA(pattern="nothing"), "no matrix"),
     ]:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             weights.split(boxed(), jax.random.key(0))
