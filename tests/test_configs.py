@@ -10,13 +10,19 @@ import pytest
 from lm_research import mesh
 from lm_research.commands import config_flag
 from lm_research.infer import generate
+from lm_research.models import gemma, llama
 from lm_research.train import loop
 from lm_research.train.restore import open_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 # Knobs, and fields that no knob reaches.
+TINY = {"model.width": 16, "model.layers": 2, "model.heads": 2, "model.hidden": 16}
 SHRUNK = {
+    "decoder": (
+        "size=gemma-3-270m,vocab=257,length=16,batch=8,steps=4,source=text",
+        {**TINY, "model.head": 8, "data.heldout": 0.2},
+    ),
     "gpt2_small": (
         "width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text",
         {"data.tokenizer.vocab": 257, "data.heldout": 0.2},
@@ -25,6 +31,8 @@ SHRUNK = {
     "shakespeare_char": ("width=16,layers=1,length=16,batch=8,steps=4,dispatch=1", {}),
 }
 FIELDS = {"log.tensorboard": False, "log.samples.every": 0, "data.source.paths": "text.txt"}
+
+DECODERS = [size for family in (gemma, llama) for size in family.SIZES]
 
 
 def shrunk(name, directory):
@@ -66,7 +74,8 @@ def test_trains_resumes_and_generates(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "argument",
     ["quickstart", *(f"gpt2_small.py:size={size}" for size in ("small", "medium", "large", "xl"))]
-    + [f"shakespeare_char.py:run={run}" for run in ("cpu", "gpu")],
+    + [f"shakespeare_char.py:run={run}" for run in ("cpu", "gpu")]
+    + [f"decoder.py:size={size}" for size in DECODERS],
 )
 def test_as_published_is_an_experiment(argument):
     """Unshrunk: every value is one that the sections take, and samples fit into the context."""

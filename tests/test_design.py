@@ -72,6 +72,7 @@ def test_no_family_imports_another():
         "__init__",
         "transformer",
         "family",
+        "rope",
     }
     for name in families:
         others = {

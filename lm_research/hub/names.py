@@ -169,7 +169,8 @@ def fitting(section: Mapping[str, Any], given: Mapping[str, Parameter]) -> Famil
             for family, found in zip(candidates, differences)
         )
         raise UserError(f"this {kind} is none of Hugging Face's, which differ in {reasons}")
-    return min(fits, key=lambda family: sum(row.ours not in given for row in family.rows))
+    has = _places(given)
+    return min(fits, key=lambda family: sum(row.ours not in has for row in family.rows))
 
 
 def _strangers(family: Family, given: Mapping[str, Parameter]) -> list[str]:

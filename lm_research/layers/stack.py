@@ -1,6 +1,6 @@
 """`Block`, a residual pair of attention and MLP, and `Stack`, which repeats a period of blocks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -16,7 +16,7 @@ from lm_research.layers.position import Bias
 from lm_research.layers.tap import tap
 
 Array = jax.Array
-Wiring = Literal["pre", "post", "parallel"]
+Wiring = Literal["pre", "post", "sandwich", "parallel"]
 Remat = Literal["none", "dots", "full"]
 Execution = Literal["auto", "scan", "unroll", "separate"]
 
@@ -29,9 +29,10 @@ class Block(nn.Module):
     Attributes:
       attention: attends to the block's input.
       mlp: follows it.
-      norm: normalises the input of both (`pre`; `parallel`: once, for both) or each sum (`post`).
-      wiring: pre: x + f(norm(x)); post: norm(x + f(x)); parallel: x + attention(norm(x)) +
-        mlp(norm(x)).
+      norm: normalises the input of both (`pre`; `parallel`: once, for both), each sum (`post`), or
+        input and result (`sandwich`).
+      wiring: pre: x + f(norm(x)); post: norm(x + f(x)); sandwich: x + norm(f(norm(x))); parallel:
+        x + attention(norm(x)) + mlp(norm(x)).
       dropout: rate on what is added to the stream.
       cross: attends to an encoder's output, between the two.
     """
@@ -65,20 +66,23 @@ class Block(nn.Module):
             y = self.norm.copy(name="attention_norm")(x)
             x = x + Dropout(self.dropout)(attend(y) + self.mlp(y))
         else:
-            x = self._residual("attention_norm", attend, x)
+            x = self._residual("attention", attend, x)
             if self.cross is not None:
                 x = self._residual(
-                    "cross_norm", lambda y: self._cross(y, position, memory, memory_mask), x
+                    "cross", lambda y: self._cross(y, position, memory, memory_mask), x
                 )
-            x = self._residual("mlp_norm", self.mlp, x)
+            x = self._residual("mlp", self.mlp, x)
         x = tap(self, "residual", x)
         return shard(x, ("B", "T", "D")), cache
 
     def _residual(self, name: str, function, x: Array) -> Array:
-        norm, dropout = self.norm.copy(name=name), Dropout(self.dropout)
-        if self.wiring == "pre":
-            return x + dropout(function(norm(x)))
-        return norm(x + dropout(function(x)))
+        norm, dropout = self.norm.copy(name=f"{name}_norm"), Dropout(self.dropout)
+        if self.wiring == "post":
+            return norm(x + dropout(function(x)))
+        y = function(norm(x))
+        if self.wiring == "sandwich":
+            y = self.norm.copy(name=f"{name}_out_norm")(y)
+        return x + dropout(y)
 
     def _cross(self, y, position, memory, memory_mask) -> Array:
         return self.cross(y, position, memory_mask or Mask(), memory=memory)[0]
@@ -197,6 +201,15 @@ def places(layers: int, period: int) -> list[tuple[str, int]]:
         for row in range(repeats)
         for name in names
     ]
+
+
+def shortest_period(kinds: Sequence) -> tuple:
+    """The shortest beginning of a sequence, a kind for each layer, that makes it when repeated."""
+    return next(
+        tuple(kinds[:n])
+        for n in range(1, len(kinds) + 1)
+        if all(kind == kinds[i % n] for i, kind in enumerate(kinds))
+    )
 
 
 def period_of(names: Iterable[str], layers: int) -> int:

@@ -30,7 +30,7 @@ from lm_research.layers import (
     product,
     separated,
 )
-from lm_research.layers.stack import places
+from lm_research.layers.stack import places, shortest_period
 
 
 def normal(*shape, seed=0):
@@ -197,6 +197,7 @@ def test_layers_repeat_the_period_in_its_order():
     whole = [("blocks_0", 0), ("blocks_1", 0), ("blocks_0", 1), ("blocks_1", 1)]
     assert places(5, 2) == [*whole, ("rest_0", 0)]
     assert places(2, 1) == [("blocks", 0), ("blocks", 1)]
+    assert shortest_period("aabaabaa") == ("a", "a", "b") and shortest_period("aab") == tuple("aab")
 
 
 @pytest.mark.parametrize("execution", ["scan", "unroll"])
@@ -219,7 +220,7 @@ def test_taps_read_and_patch(execution):
     np.testing.assert_allclose(run(module, params, x, patches=patch)[0], y, rtol=1e-6)
 
 
-@pytest.mark.parametrize("wiring", ["pre", "post", "parallel"])
+@pytest.mark.parametrize("wiring", ["pre", "post", "sandwich", "parallel"])
 def test_wirings(wiring):
     block = Block(Attention(4, 4, 8), MLP(64), LayerNorm(), wiring=wiring)
     x = normal(2, 6, 32)
@@ -238,6 +239,9 @@ def test_wirings(wiring):
     elif wiring == "post":
         y = norm("attention_norm", x + attend(x))
         want = norm("mlp_norm", y + mlp(y))
+    elif wiring == "sandwich":
+        y = x + norm("attention_out_norm", attend(norm("attention_norm", x)))
+        want = y + norm("mlp_out_norm", mlp(norm("mlp_norm", y)))
     else:
         y = norm("attention_norm", x)
         want = x + attend(y) + mlp(y)
