@@ -24,6 +24,7 @@ INERT = (
     *("task_specific_params", "tokenizer_class", "torch_dtype", "torchscript"),
     *("transformers_version", "use_cache"),
 )
+CONTEXT = "max_position_embeddings"
 # Options of any config.json that change it.
 FIXED = {"quantization_config": None, "pruned_heads": None, "is_encoder_decoder": None}
 
@@ -62,6 +63,11 @@ def ends(directory: str | Path) -> tuple[int, ...]:
         if found is not None:
             return tuple(found) if isinstance(found, list) else (found,)
     return ()
+
+
+def context(directory: str | Path) -> int | None:
+    """How many tokens config.json says the model was made to read at once, where it does."""
+    return _config(Path(directory)).get(CONTEXT)
 
 
 def load(directory: str | Path, model: nn.Module) -> Any:
