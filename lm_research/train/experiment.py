@@ -118,6 +118,9 @@ class Experiment:
         config.at_least(self.objective, "objective", 1, "length")
         for name, evaluator in self.evals.items():
             config.at_least(evaluator, f"evals.{name}", 1, "every")
+        if reason := self.objective.refusal(self.model):
+            kind = type(self.objective).__name__
+            raise UserError(f"objective {kind} cannot train this model: {reason}")
         if self.batch.size % self.batch.microbatches:
             raise UserError(
                 f"batch.size {self.batch.size} is not a multiple of "
