@@ -133,6 +133,14 @@ class Experiment:
                 "that the model has (model.context)"
             )
 
+    def bound(self, tokenizer: Any) -> "Experiment":
+        """With the special tokens that the objective needs.
+
+        Raises:
+          UserError: the tokenizer lacks one.
+        """
+        return dataclasses.replace(self, objective=self.objective.bound(tokenizer))
+
 
 # Sections of one kind need not name it.
 KINDS = {"mesh": "Mesh", "batch": "Batch", "checkpoint": "Checkpoint", "log": "Logging"}
