@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import json
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from lm_research.errors import Stopped, UserError
 from lm_research.optimizers.averaged import evaluated
 from lm_research.train import restore
 from lm_research.train.experiment import Experiment, changed, completed, experiment
+from lm_research.train.interruption import Interruption
 from lm_research.train.journal import Journal, check_samples
 from lm_research.train.step import State, Trainer, train_steps
 
@@ -64,7 +64,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
             processes=(jax.process_index(), jax.process_count()),
             at_once=x.batch.steps_per_dispatch,
         )
-        while step < x.steps and not interruption.asked:
+        while step < x.steps and not interruption.agreed():
             count = next_event(x, step) - step
             indices, batches = journal.timed(draw, stream, count)
             state, numbers = dispatch(state, mesh.place(batches, leading=1))
@@ -81,7 +81,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
                 journal.flush()
                 checkpoints.save(step, state, position)
         journal.flush()
-        if interruption.asked and step < x.steps:
+        if step < x.steps:
             checkpoints.save(step, state, position)
         stream.close()
         checkpoints.close()
@@ -239,25 +239,3 @@ def stopping(checkpoints: Any):
         yield
     except OSError as error:
         raise Stopped(f"{error}; {checkpoints.last_good()}") from error
-
-
-class Interruption:
-    """SIGTERM and SIGINT ask the loop to save and stop; a second one stops at once."""
-
-    def __init__(self):
-        self.asked = False
-        self._previous = {}
-
-    def __enter__(self) -> "Interruption":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *error) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number, frame) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
