@@ -135,29 +135,48 @@ def _config(directory: Path, name: str = "config.json") -> dict[str, Any]:
 
 
 def _family(config: Mapping[str, Any], directory: Path) -> Family:
-    """By architecture, or by model type where a config has no architecture."""
+    """By architecture, or by model type where a config has no architecture; then by tensors."""
     asked = config.get("architectures") or []
     for family in names.families():
         if family.architecture in asked or (
             not asked and family.model_type == config.get("model_type")
         ):
-            return family
+            siblings = _siblings(family)
+            if len(siblings) == 1:
+                return family
+            held = set(_found(Stored(directory), family))
+            whole = [other for other in siblings if _theirs(other) <= held]
+            return max(whole, key=lambda other: len(other.rows), default=family)
     what = ", ".join(asked) or f"model_type {config.get('model_type')!r}"
     known = ", ".join(family.architecture for family in names.families())
     raise UserError(f"{directory / 'config.json'} has {what}; it takes {known}")
 
 
+def _siblings(family: Family) -> list[Family]:
+    """The families of one model type: a trunk with one head or another."""
+    return [other for other in names.families() if other.model_type == family.model_type]
+
+
+def _theirs(family: Family) -> set[str]:
+    """Tensors that a directory of the family must hold: of layers, the first one's."""
+    return {row.theirs.replace("{L}", "0") for row in family.rows if row.tied is None}
+
+
 def _found(stored: Stored, family: Family) -> dict[str, str]:
     """What each tensor is called in the files, by the name that `transformers` writes."""
     buffers = [re.compile(f"({re.escape(family.prefix)})?{p}") for p in family.buffers]
-    theirs = {re.sub(r"\{L\}", "0", row.theirs) for row in family.rows}
+    rows = [row for other in _siblings(family) for row in other.rows]
+    theirs = {row.theirs.replace("{L}", "0") for row in rows} | set(family.doubles)
     whole = {name for name in theirs if not name.startswith(family.prefix)}  # heads have no prefix
     found = {}
     for name in stored.names:
         if any(pattern.fullmatch(name) for pattern in buffers):
             continue
-        bare = not name.startswith(family.prefix) and name not in whole
-        found[family.prefix + name if bare else name] = name
+        spelled = name
+        for old, new in family.spellings.items():
+            spelled = spelled.replace(old, new)
+        bare = not spelled.startswith(family.prefix) and spelled not in whole
+        found[family.prefix + spelled if bare else spelled] = name
     return found
 
 
@@ -180,7 +199,10 @@ def _check(
         if name in found and stored.dtype(found[name]) not in FLOATS
     ]
     tied = _tied(layout, family)
-    other = sorted(found[name] for name in set(found) - set(layout) - set(tied))
+    aside = {name for other in _siblings(family) for name in _theirs(other)} - set(layout)
+    if left := sorted(aside & set(found)):
+        log.note(tensors_let_be=left)
+    other = sorted(found[name] for name in set(found) - set(layout) - set(tied) - aside)
     troubles = [
         f"{what}: {listed(entries)}"
         for what, entries in (
@@ -206,11 +228,12 @@ def _check(
 def _tied(layout: Mapping[str, names.Tensor], family: Family) -> dict[str, str]:
     """Tensors that this model does without, and those that hold the same weights."""
     rows = {row.ours: row.theirs for row in family.rows}
-    return {
+    tied = {
         row.theirs: rows[row.tied]
         for row in family.rows
         if row.tied is not None and row.theirs not in layout
     }
+    return tied | {name: same for name, same in family.doubles.items() if same in layout}
 
 
 def _equal(stored: Stored, one: str, other: str) -> bool:
@@ -218,5 +241,6 @@ def _equal(stored: Stored, one: str, other: str) -> bool:
     if shape != stored.shape(other):
         return False
     starts = range(0, shape[0], 4096)  # a few rows at a time: tables are large
-    cuts = [(slice(start, min(start + 4096, shape[0])), slice(0, shape[1])) for start in starts]
+    rest = tuple(slice(0, size) for size in shape[1:])
+    cuts = [(slice(start, min(start + 4096, shape[0])), *rest) for start in starts]
     return all(np.array_equal(stored.read(one, cut), stored.read(other, cut)) for cut in cuts)

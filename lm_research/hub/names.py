@@ -124,7 +124,7 @@ def abstract(model: nn.Module) -> Any:
 def parameters(boxed: Any) -> dict[str, Parameter]:
     """By path, the parameters of `abstract`."""
     return {
-        path: Parameter("".join(leaf.names), leaf.value.shape)
+        path: Parameter("".join(name or "_" for name in leaf.names), leaf.value.shape)
         for path, leaf in tree.named_leaves(boxed).items()
     }
 
@@ -208,7 +208,7 @@ def _absent(row: Row, known: Mapping[str, int]) -> Parameter:
 
 def _groups(axes: str) -> tuple[tuple[str, ...], int | None]:
     """The axes of a row, and which of them is joined: `D+(NH)` is (D, NH) and 1."""
-    found = re.findall(r"(\+?)(?:\(([A-Z]+)\)|([A-Z]))", axes)
+    found = re.findall(r"(\+?)(?:\(([A-Z]+)\)|([A-Z_]))", axes)
     joined = [i for i, (plus, _, _) in enumerate(found) if plus]
     return tuple(several or one for _, several, one in found), joined[0] if joined else None
 

@@ -46,7 +46,7 @@ def save(
     model = config.build(section, CONTENTS, "model")
     given = names.parameters(names.abstract(model))
     family = names.fitting(section, given)
-    layout = names.layout(family, given)
+    layout = {family.written(name): t for name, t in names.layout(family, given).items()}
     leaves = tree.named_leaves(tree.unboxed(params))
     _check(leaves, given)
 
@@ -82,6 +82,7 @@ def described_as(
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
+        **special,
         **family.config({**defaults, **section}, sizes),
         **family.fixed,
         "dtype": "float32",
