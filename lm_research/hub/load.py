@@ -36,7 +36,7 @@ def section(directory: str | Path) -> dict[str, Any]:
     """
     directory = Path(directory)
     config = _config(directory)
-    family = _family(config, directory)
+    family = _families(config, directory)[0]
     for key, value in {**FIXED, **family.fixed}.items():
         given = config.get(key, value)
         if given != value and (given or value):
@@ -52,7 +52,9 @@ def section(directory: str | Path) -> dict[str, Any]:
                 f"a {family.architecture} without it",
                 "it is no option that we know",
             )
-    return family.section({**family.defaults, **config})
+    held = Stored(directory).names if family.present else ()
+    present = {key: name in held for key, name in family.present.items()}
+    return family.section({**family.defaults, **present, **config})
 
 
 def ends(directory: str | Path) -> tuple[int, ...]:
@@ -75,9 +77,11 @@ def load(directory: str | Path, model: nn.Module) -> Any:
         ties differ.
     """
     directory = Path(directory)
-    family = _family(_config(directory), directory)
     boxed = names.abstract(model)
-    layout = names.layout(family, names.parameters(boxed))
+    given = names.parameters(boxed)
+    candidates = _families(_config(directory), directory)
+    family = min(candidates, key=lambda family: len(names.strangers(family, given)))
+    layout = names.layout(family, given)
     stored = Stored(directory)
     found = _found(stored, family)
     _check(directory, stored, found, layout, family)
@@ -128,16 +132,19 @@ def _config(directory: Path, name: str = "config.json") -> dict[str, Any]:
         raise UserError(f"{path} is not JSON: {error}") from None
 
 
-def _family(config: Mapping[str, Any], directory: Path) -> Family:
+def _families(config: Mapping[str, Any], directory: Path) -> list[Family]:
     """By architecture, or by model type where a config has no architecture."""
     asked = config.get("architectures") or []
-    for family in names.families():
-        if family.architecture in asked or (
-            not asked and family.model_type == config.get("model_type")
-        ):
-            return family
+    found = [
+        family
+        for family in names.families()
+        if family.architecture in asked
+        or (not asked and family.model_type == config.get("model_type"))
+    ]
+    if found:
+        return found
     what = ", ".join(asked) or f"model_type {config.get('model_type')!r}"
-    known = ", ".join(family.architecture for family in names.families())
+    known = ", ".join(dict.fromkeys(family.architecture for family in names.families()))
     raise UserError(f"{directory / 'config.json'} has {what}; it takes {known}")
 
 
@@ -152,6 +159,11 @@ def _found(stored: Stored, family: Family) -> dict[str, str]:
             continue
         bare = not name.startswith(family.prefix) and name not in whole
         found[family.prefix + name if bare else name] = name
+    # Of several names of one tensor a file may have kept any.
+    rows = {row.ours: row.theirs for row in family.rows}
+    for row in family.rows:
+        if row.tied is not None and row.theirs in found:
+            found.setdefault(rows[row.tied], found[row.theirs])
     return found
 
 

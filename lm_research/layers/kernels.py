@@ -89,7 +89,8 @@ def _xla(query, key, value, mask, order, bias, scale, soft_cap, dtype):
 
 def _softmax(scores, mask, orders, bias, soft_cap):  # [B, K, G, T, S]
     if bias is not None:
-        scores = scores + bias(*orders).reshape(scores.shape)
+        added = bias(*orders)  # [B or 1, N, T, S]
+        scores = scores + added.reshape(added.shape[0], *scores.shape[1:])
     if soft_cap is not None:
         scores = soft_cap * jnp.tanh(scores / soft_cap)
     return jax.nn.softmax(jnp.where(mask.dense(*orders)[:, :, None], scores, FAR), -1)

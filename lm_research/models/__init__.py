@@ -1,7 +1,9 @@
 """Architectures: a family is its sizes, its choices and its table of Hugging Face names."""
 
+from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.gpt2 import GPT2
 from lm_research.models.llama import Llama
+from lm_research.models.t5 import T5
 from lm_research.models.transformer import Transformer
 
-__all__ = ["GPT2", "Llama", "Transformer"]
+__all__ = ["EncoderDecoder", "GPT2", "Llama", "T5", "Transformer"]

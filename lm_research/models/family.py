@@ -34,6 +34,9 @@ class Row:
 class Family:
     """A kind of model as `transformers` has it.
 
+    Two of one architecture differ in their rows alone: the one is taken that a model's parameters
+    fit.
+
     Attributes:
       kind: ours.
       model_type, architecture: theirs.
@@ -47,6 +50,8 @@ class Family:
       without: our options that this architecture does not have.
       prefix: of tensor names; files of a bare trunk lack it.
       buffers: patterns of tensors in files that are no parameters.
+      present: keys that a config does not have, and that `section` is given: each says whether the
+        files hold a tensor.
     """
 
     kind: str
@@ -61,6 +66,7 @@ class Family:
     without: tuple[str, ...] = ()
     prefix: str = ""
     buffers: tuple[str, ...] = ()
+    present: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 # Their names of activations, the one to write first.

@@ -49,9 +49,11 @@ class Transformer(nn.Module):
       causal: whether tokens see only those before them.
       tied: whether the head is the embedding table.
       embedding_scale: factor on the embedded tokens.
+      head_scale: factor on the logits.
       soft_cap: c of c tanh(logits / c).
       dropout: rate on the embedded tokens.
-      deviation: standard deviation of the embedding and of an untied head.
+      deviation: standard deviation of the embedding; `head_deviation`: of an untied head, where it
+        is another.
       dtype: of the products' operands.
     """
 
@@ -63,9 +65,11 @@ class Transformer(nn.Module):
     causal: bool = True
     tied: bool = True
     embedding_scale: float = 1.0
+    head_scale: float = 1.0
     soft_cap: float | None = None
     dropout: float = 0.0
     deviation: float = 0.02
+    head_deviation: float | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -78,6 +82,7 @@ class Transformer(nn.Module):
         cache: tuple | None = None,
         memory: Array | None = None,  # [B, S, D]
         memory_mask: Mask | None = None,
+        table: Array | None = None,  # [V, D]
     ) -> Output:
         """Reads tokens, after those in `cache` where there is one.
 
@@ -89,11 +94,13 @@ class Transformer(nn.Module):
           mask: what to restrict besides causality.
           cache: from `init_cache` or an earlier `Output`.
           memory, memory_mask: an encoder's output, for blocks that attend to it.
+          table: the embedding, where it is another's, too.
         """
         if position is None:
             position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         mask = (mask or Mask()).replace(causal=self.causal)
-        table = Table(self.vocab, self.width, self.deviation, name="embedding")()
+        if table is None:
+            table = Table(self.vocab, self.width, self.deviation, name="embedding")()
         # The lookup wants D whole: otherwise XLA rematerializes the table on every device.
         x = jnp.take(shard(table, ("V", None)), tokens, 0, mode="clip")  # [B, T, D]
         if self.embedding_scale != 1.0:
@@ -102,15 +109,17 @@ class Transformer(nn.Module):
         if isinstance(self.position, Learned | Sinusoidal):
             x = x + self.position(position, self.width)
         elif self.position is not None:
-            bias = self.position()
+            bias = self.position() if cache else self.position().of_slots(tokens.shape[1])
         x = Dropout(self.dropout)(x.astype(stream_dtype(self.dtype)))
         x = tap(self, "embedded", shard(x, ("B", "T", "D")))
         x, cache = self.stack(x, cache, position, mask, bias, memory, memory_mask)
         if self.norm is not None:
             x = self.norm(x)
         if not self.tied:
-            table = Table(self.vocab, self.width, self.deviation, name="head")()
-        return Output(x, Head(table, soft_cap=self.soft_cap, dtype=self.dtype), cache)
+            deviation = self.head_deviation or self.deviation
+            table = Table(self.vocab, self.width, deviation, name="head")()
+        head = Head(table, scale=self.head_scale, soft_cap=self.soft_cap, dtype=self.dtype)
+        return Output(x, head, cache)
 
     def init_cache(self, batch: int, length: int) -> tuple:
         """An empty cache for `batch` rows of `length` tokens: a state for each layer."""
