@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_research.layers.cache import KeyValue, Projected
+from lm_research.layers.dropout import Dropout
 from lm_research.layers.einsum import Einsum, Initializer, stream_dtype
 from lm_research.layers.kernels import Kernel, attend, score_scale
 from lm_research.layers.mask import Mask
@@ -30,6 +31,7 @@ class Attention(nn.Module):
       scale: factor on the scores; None is 1 / sqrt(H).
       soft_cap: c of c tanh(scores / c).
       window: a query sees only so many keys back.
+      dropout: rate on the weights that attention gives to keys.
       kernel: see `kernels.attend`.
       initializer, out_initializer: initializers of the inputs' products and of the output's.
       query_initializer: of the query's, where it differs.
@@ -46,6 +48,7 @@ class Attention(nn.Module):
     scale: float | None = None
     soft_cap: float | None = None
     window: int | None = None
+    dropout: float = 0.0
     kernel: Kernel = "auto"
     initializer: Initializer | None = None
     out_initializer: Initializer | None = None
@@ -98,6 +101,7 @@ class Attention(nn.Module):
             bias=bias,
             scale=score_scale(H) if self.scale is None else self.scale,
             soft_cap=self.soft_cap,
+            dropout=Dropout(self.dropout) if self.dropout and self.has_rng("dropout") else None,
             dtype=self.dtype,
             kernel=self.kernel,
         )

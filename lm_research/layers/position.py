@@ -21,16 +21,19 @@ class Learned(nn.Module):
     Attributes:
       length: how many positions there are; the model's context.
       deviation: standard deviation.
+      offset: rows of the table that come before the first position's.
     """
 
     length: int
     deviation: float = 0.02
+    offset: int = 0
 
     @nn.compact
     def __call__(self, position: Array, width: int) -> Array:  # [B, T] -> [B, T, D]
         init = nn.with_logical_partitioning(nn.initializers.normal(self.deviation), ("T", "D"))
-        table = self.param("table", init, (self.length, width))
-        return jnp.take(nn.with_logical_constraint(table, (None, None)), position, 0, mode="clip")
+        table = self.param("table", init, (self.offset + self.length, width))
+        table = nn.with_logical_constraint(table, (None, None))
+        return jnp.take(table, position + self.offset, 0, mode="clip")
 
 
 class Sinusoidal(nn.Module):

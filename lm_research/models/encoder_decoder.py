@@ -54,8 +54,6 @@ class EncoderDecoder(nn.Module):
         """
         table = Table(self.vocab, self.decoder.width, self.decoder.deviation, name="embedding")()
         memory = memory_mask = None
-        if self.is_initializing() and source is None:
-            source = tokens
         if source is not None:
             memory_mask = _across(tokens, mask, source_mask)
             memory = self.encoder(

@@ -2,12 +2,12 @@
 
 import zlib
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lm_research import tree
+from lm_research.hub import names
 
 
 @pytest.fixture(scope="session")
@@ -15,8 +15,7 @@ def large():
     """Parameters of a model: every one of them random and far from zero, scales around one."""
 
     def parameters(model, seed=0, size=0.4):
-        tokens = jnp.zeros((1, 2), jnp.int32)
-        boxed = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+        boxed = names.abstract(model)
 
         def draw(path, leaf):
             noise = np.random.default_rng([seed, zlib.crc32(path.encode())]).normal(size=leaf.shape)

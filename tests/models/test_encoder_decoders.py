@@ -7,8 +7,7 @@ from safetensors.numpy import load_file
 
 from lm_research import config, mesh, tree
 from lm_research.hub import load, names, save
-from lm_research.layers import EMPTY, Mask, separated
-from lm_research.models import T5
+from lm_research.layers import Mask
 from lm_research.objectives.token_loss import token_loss
 
 torch = pytest.importorskip("torch", reason="the reference is torch's: install the extra `verify`")
