@@ -61,7 +61,7 @@ def save(
             described.setdefault(CONTEXT, context)
         # Null keeps `transformers` from assuming ids of its own, which may be other tokens here.
         for name in ("bos", "eos", "pad"):
-            described[f"{name}_token_id"] = getattr(tokenizer, name, None)
+            described.setdefault(f"{name}_token_id", getattr(tokenizer, name, None))
         if eos:
             described["eos_token_id"] = eos[0] if len(eos) == 1 else list(eos)
         safetensors.dump(described, temporary / "config.json")
@@ -82,7 +82,6 @@ def described_as(
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
-        **special,
         **family.config({**defaults, **section}, sizes),
         **family.fixed,
         "dtype": "float32",
