@@ -128,7 +128,7 @@ def abstract(model: nn.Module) -> Any:
 def parameters(boxed: Any) -> dict[str, Parameter]:
     """By path, the parameters of `abstract`."""
     return {
-        path: Parameter("".join(leaf.names), leaf.value.shape)
+        path: Parameter("".join(name or "_" for name in leaf.names), leaf.value.shape)
         for path, leaf in tree.named_leaves(boxed).items()
     }
 
@@ -158,8 +158,7 @@ def fitting(section: Mapping[str, Any], given: Mapping[str, Parameter]) -> Famil
         known = ", ".join(dict.fromkeys(family.kind for family in families()))
         raise UserError(f"model.kind {kind} has no Hugging Face architecture; these have: {known}")
     differences = [
-        [f"model.{name}" for name in family.without if section.get(name)]
-        + _strangers(family, given)
+        [f"model.{name}" for name in family.without if section.get(name)] + strangers(family, given)
         for family in candidates
     ]
     fits = [family for family, found in zip(candidates, differences) if not found]
@@ -173,7 +172,7 @@ def fitting(section: Mapping[str, Any], given: Mapping[str, Parameter]) -> Famil
     return min(fits, key=lambda family: sum(row.ours not in has for row in family.rows))
 
 
-def _strangers(family: Family, given: Mapping[str, Parameter]) -> list[str]:
+def strangers(family: Family, given: Mapping[str, Parameter]) -> list[str]:
     """Parameters that only the model has, or only the family; a bias that a model lacks is zero."""
     rows, has = {row.ours: row for row in family.rows}, _places(given)
     return [path for path in has if path not in rows] + [
@@ -260,7 +259,7 @@ def _parts(
 
 def _groups(axes: str) -> tuple[tuple[str, ...], int | None]:
     """The axes of a row, and which of them is joined: `D+(NH)` is (D, NH) and 1."""
-    found = re.findall(r"(\+?)(?:\(([A-Z]+)\)|([A-Z]))", axes)
+    found = re.findall(r"(\+?)(?:\(([A-Z]+)\)|([A-Z_]))", axes)
     joined = [i for i, (plus, _, _) in enumerate(found) if plus]
     return tuple(several or one for _, several, one in found), joined[0] if joined else None
 

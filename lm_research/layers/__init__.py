@@ -7,7 +7,8 @@ sharding rules of `lm_research.mesh`.
     D model   F feed-forward      V vocabulary        E expert
     N query heads   K key-value heads   H head size   C state size
 
-G, the group of query heads that share a key-value head (N = K G), appears inside attention only.
+G, the group of query heads that share a key-value head (N = K G), appears inside attention only. C
+is also the width of embeddings that are not as wide as the model, and of what heads make of D.
 """
 
 from lm_research.layers.attention import Attention, head_norm
@@ -18,7 +19,7 @@ from lm_research.layers.kernels import attend
 from lm_research.layers.mask import EMPTY, Mask
 from lm_research.layers.mlp import ACTIVATIONS, MLP, GatedMLP
 from lm_research.layers.norm import LayerNorm, RMSNorm
-from lm_research.layers.output import Head, Output
+from lm_research.layers.output import Head, Output, Transform
 from lm_research.layers.position import ALiBi, Bias, Learned, RelativeBias, Rotary, Sinusoidal
 from lm_research.layers.scaling import LinearScaling, Llama3Scaling, YaRN
 from lm_research.layers.stack import Block, Stack, separated
@@ -49,6 +50,7 @@ __all__ = [
     "Rotary",
     "Sinusoidal",
     "Stack",
+    "Transform",
     "YaRN",
     "stream_dtype",
     "attend",

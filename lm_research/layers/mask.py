@@ -42,8 +42,8 @@ class Mask:
 
     @property
     def in_blocks(self) -> bool:
-        """Whether a block of queries needs only the keys before it: causal, perhaps in segments."""
-        return self.causal and self.window is None and self.prefix is None and self.allowed is None
+        """Whether it is only causal, only of segments, or both, or neither."""
+        return self.window is None and self.prefix is None and self.allowed is None
 
     def dense(self, query: Array, key: Array) -> Array:  # [B, T], [B, S] -> [B, 1, T, S]
         """True where attention is allowed, for the given orders of queries and keys."""
