@@ -178,7 +178,7 @@ def strangers(family: Family, given: Mapping[str, Parameter]) -> list[str]:
     return [path for path in has if path not in rows] + [
         path
         for path, row in rows.items()
-        if path not in has and row.tied is None and not path.endswith("/bias")
+        if path not in has and not _dispensable(row) and not path.endswith("/bias")
     ]
 
 
@@ -187,11 +187,15 @@ def layout(family: Family, given: Mapping[str, Parameter]) -> dict[str, Tensor]:
     parts: dict[str, list[Part]] = {}
     has, known = _places(given), sizes(given)
     for row in family.rows:
-        if row.ours not in has and row.tied is not None:
+        if row.ours not in has and _dispensable(row):
             continue
         for name, part in _parts(row, given, has.get(row.ours), known, parts):
             parts.setdefault(name, []).append(part)
     return {name: Tensor(_shape(found), tuple(found)) for name, found in parts.items()}
+
+
+def _dispensable(row: Row) -> bool:
+    return row.tied is not None or row.optional
 
 
 Places = dict[int | None, tuple[str, int | None]]

@@ -5,8 +5,19 @@ from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.gemma import Gemma
 from lm_research.models.gpt2 import GPT2
 from lm_research.models.llama import Llama
+from lm_research.models.mixtral import Mixtral
 from lm_research.models.roberta import RoBERTa
 from lm_research.models.t5 import T5
 from lm_research.models.transformer import Transformer
 
-__all__ = ["BERT", "EncoderDecoder", "GPT2", "Gemma", "Llama", "RoBERTa", "T5", "Transformer"]
+__all__ = [
+    "BERT",
+    "EncoderDecoder",
+    "GPT2",
+    "Gemma",
+    "Llama",
+    "Mixtral",
+    "RoBERTa",
+    "T5",
+    "Transformer",
+]

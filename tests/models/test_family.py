@@ -1,5 +1,6 @@
 """Each family against `transformers`, with random weights: a new one is a line in CASES."""
 
+import copy
 import functools
 
 import jax
@@ -58,6 +59,8 @@ GEMMA3 = {
         LOCAL: {"rope_type": "default", "rope_theta": 50.0},
     },
 }
+SPARSE = LLAMA | {"num_key_value_heads": 2, "num_experts_per_tok": 2}
+MIXED = {"num_experts": 5, "moe_intermediate_size": 24, "head_dim": 16}
 CASES = {
     "gpt2": ("GPT2Config", GPT2),
     "gpt2_unusual": ("GPT2Config", GPT2 | UNUSUAL_GPT2),
@@ -89,6 +92,12 @@ CASES = {
     "llama_yarn": ("LlamaConfig", LLAMA | {"rope_parameters": YARN}),
     "llama_yarn_scaled": ("LlamaConfig", LLAMA | {"rope_parameters": SCALED_YARN}),
     "mistral": ("MistralConfig", LLAMA | {"num_key_value_heads": 2, "sliding_window": 5}),
+    "mixtral": ("MixtralConfig", SPARSE | {"num_local_experts": 4, "sliding_window": 5}),
+    "qwen3_moe": ("Qwen3MoeConfig", SPARSE | MIXED | {"norm_topk_prob": True}),
+    "qwen3_moe_mixed": (
+        "Qwen3MoeConfig",
+        SPARSE | MIXED | {"num_hidden_layers": 3, "decoder_sparse_step": 2, "mlp_only_layers": [0]},
+    ),
     "qwen2": ("Qwen2Config", LLAMA | {"num_key_value_heads": 2}),
     "qwen3": ("Qwen3Config", LLAMA | {"num_key_value_heads": 2, "head_dim": 16}),
 }
@@ -157,7 +166,7 @@ def plain_logits(model, params, tokens):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_logits_loss_and_every_gradient(reference, side):
+def test_logits_loss_and_every_gradient(reference, side, tmp_path):
     tokens, present = padded(side)
     weights = present[:, 1:] * present[:, :-1]
     batch = {
@@ -194,11 +203,21 @@ def test_logits_loss_and_every_gradient(reference, side):
     leaves = tree.named_leaves(gradients)
     given = names.parameters(names.abstract(reference.ours))
     layout = names.layout(names.fitting(reference.section, given), given)
-    expected = {name: p.grad for name, p in reference.model.named_parameters()}
+    expected = as_saved(reference.model, tmp_path)
     assert layout.keys() == expected.keys()
     for name, tensor in layout.items():
         made = tensor.made(lambda path, index: np.asarray(leaves[path][index]))
         close(made, expected[name], 1e-4)
+
+
+def as_saved(model, directory):
+    """Gradients of a model as its tensors are in a file, where experts lie apart."""
+    twin = copy.deepcopy(model)
+    for weight, given in zip(twin.parameters(), model.parameters(), strict=True):
+        weight.data = given.grad
+    twin.save_pretrained(directory)
+    found = load_file(directory / "model.safetensors")
+    return {name: torch.tensor(array) for name, array in found.items()}
 
 
 def test_logits_without_positions_and_mask(reference):

@@ -7,7 +7,7 @@ import pytest
 
 from lm_research import mesh
 from lm_research.layers import EMPTY, Mask, Patch, separated
-from lm_research.models import BERT, GPT2, Gemma, Llama, RoBERTa
+from lm_research.models import BERT, GPT2, Gemma, Llama, Mixtral, RoBERTa
 
 SIZES = {"vocab": 64, "width": 32, "layers": 2, "heads": 4}
 SANDWICH = dict(wiring="sandwich", kv_heads=2, head=16, hidden=48, score_cap=3.0, soft_cap=2.0)
@@ -20,10 +20,12 @@ MODELS = {
     "bert": BERT(**SIZES, context=24),
     "bert_pair": BERT(**SIZES, context=24, pair=True),
     "roberta": RoBERTa(**SIZES, context=24),
+    "mixtral": Mixtral(**SIZES, kv_heads=2, hidden=24, experts=4, dense=(False, True)),
     "qwen3": Llama(**SIZES, kv_heads=2, head=16, hidden=48, head_norms=True, tied=True),
 }
 T = 12
-WEIGHTS = np.random.default_rng(7).normal(size=(2, T, 64)).astype(np.float32)
+ROWS = 4  # as many as the parts that a mesh cuts a batch into
+WEIGHTS = np.random.default_rng(7).normal(size=(ROWS, T, 64)).astype(np.float32)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -65,7 +67,7 @@ def both(model):
     """Of parameters: gradients and logits, jitted."""
 
     def total(params):
-        found = model.apply({"params": params}, tokens()).logits
+        found = model.apply({"params": params}, tokens(ROWS)).logits
         return (found * WEIGHTS).sum(), found
 
     return jax.jit(jax.grad(total, has_aux=True))
