@@ -20,6 +20,7 @@ from lm_research.layers.mlp import ACTIVATIONS, MLP, GatedMLP
 from lm_research.layers.norm import LayerNorm, RMSNorm
 from lm_research.layers.output import Head, Output
 from lm_research.layers.position import ALiBi, Bias, Learned, RelativeBias, Rotary, Sinusoidal
+from lm_research.layers.relative import RelativeAttention
 from lm_research.layers.scaling import LinearScaling, Llama3Scaling, YaRN
 from lm_research.layers.stack import Block, Stack, separated
 from lm_research.layers.tap import Patch, tap
@@ -45,6 +46,7 @@ __all__ = [
     "Output",
     "Patch",
     "RMSNorm",
+    "RelativeAttention",
     "RelativeBias",
     "Rotary",
     "Sinusoidal",

@@ -40,10 +40,15 @@ class KeyValue:
             value=write(
                 self.value, jnp.swapaxes(value, 1, 2).astype(self.value.dtype), (0, 0, slot, 0)
             ),
-            position=write(self.position, position.astype(jnp.int32), (0, slot)),
+            position=self.placed(position),
             next=slot + key.shape[1],
         )
         if not one_cpu():
             return new
         # Else XLA fuses the write with each of its uses, and copies the whole cache for each.
         return new.replace(key=row_major(new.key), value=row_major(new.value))
+
+    def placed(self, position: Array) -> Array:
+        """Positions [B, S], with those [B, T] of T more tokens written."""
+        start = (0, self.next)
+        return jax.lax.dynamic_update_slice(self.position, position.astype(jnp.int32), start)

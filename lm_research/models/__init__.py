@@ -3,5 +3,7 @@
 from lm_research.models.gpt2 import GPT2
 from lm_research.models.llama import Llama
 from lm_research.models.transformer import Transformer
+from lm_research.models.two_stream import TwoStream
+from lm_research.models.xlnet import XLNet
 
-__all__ = ["GPT2", "Llama", "Transformer"]
+__all__ = ["GPT2", "Llama", "Transformer", "TwoStream", "XLNet"]
