@@ -11,7 +11,7 @@ G, the group of query heads that share a key-value head (N = K G), appears insid
 """
 
 from lm_research.layers.attention import Attention, head_norm
-from lm_research.layers.cache import KeyValue
+from lm_research.layers.cache import HiddenMemory, KeyValue
 from lm_research.layers.dropout import Dropout
 from lm_research.layers.einsum import Einsum, product, shard, stream_dtype
 from lm_research.layers.kernels import attend
@@ -36,6 +36,7 @@ __all__ = [
     "Einsum",
     "GatedMLP",
     "Head",
+    "HiddenMemory",
     "KeyValue",
     "LayerNorm",
     "Learned",

@@ -1,4 +1,4 @@
-"""Attention by relative positions, from one stream of content or from two: Transformer-XL, XLNet."""
+"""Attention by relative positions, from one stream of content or from two (XLNet)."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from lm_research.layers.cache import KeyValue
+from lm_research.layers.cache import HiddenMemory, KeyValue
 from lm_research.layers.einsum import Einsum, Initializer, stream_dtype
 from lm_research.layers.kernels import score_scale
 from lm_research.layers.mask import FAR, Mask
@@ -102,17 +102,19 @@ class RelativeAttention(nn.Module):
         position: Array,  # [B, T]
         mask: Mask,
         relations: Relations,
-        cache: KeyValue | None = None,
-    ) -> tuple[Array, KeyValue | None]:
+        cache: KeyValue | HiddenMemory | None = None,
+    ) -> tuple[Array, KeyValue | HiddenMemory | None]:
         """Every row of x attends to its first rows, after those of the cache; and the cache."""
         D, N, H = x.shape[-1], self.heads, self.head
-        content = x[:, : relations.tokens]
+        content, order = x[:, : relations.tokens], position[:, : relations.tokens]
+        if isinstance(cache, HiddenMemory):
+            cache = cache.extended(content, order)
+            content, order = cache.hidden, cache.position
         query = self._project("BTD,DNH->BTNH", D, "query")(x)
         key = self._project("BSD,DNH->BSNH", D, "key")(content)
         value = self._project("BSD,DNH->BSNH", D, "value")(content)
         place = self._project("SD,DNH->SNH", D, "relative")(relations.waves)
-        order = position[:, : relations.tokens]
-        if cache is not None:
+        if isinstance(cache, KeyValue):
             cache = cache.extended(key, value, order)
             key, value = jnp.swapaxes(cache.key, 1, 2), jnp.swapaxes(cache.value, 1, 2)
             order = cache.position

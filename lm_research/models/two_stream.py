@@ -1,4 +1,4 @@
-"""`TwoStream`: a transformer that predicts tokens in any order; a stream of contents, one of queries."""
+"""`TwoStream`: a transformer that predicts tokens in any order, from contents and queries."""
 
 from typing import Any
 
@@ -7,7 +7,17 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from lm_research.layers import Dropout, Head, Mask, Output, Stack, shard, stream_dtype, tap
+from lm_research.layers import (
+    Dropout,
+    Head,
+    HiddenMemory,
+    Mask,
+    Output,
+    Stack,
+    shard,
+    stream_dtype,
+    tap,
+)
 from lm_research.layers.relative import relations
 from lm_research.models.transformer import Table
 
@@ -63,7 +73,7 @@ class TwoStream(nn.Module):
             that positions must be consecutive within a segment. `EMPTY` marks padding in a cache.
           mask: what to restrict. `allowed` [B, T, T] says from whom each of these tokens may be
             predicted, as `Mask.factorised` does; a content also sees itself, and all see the cache.
-          cache: from `init_cache` or an earlier `Output`: memory of earlier segments.
+          cache: from `init_cache`, `init_memory` or an earlier `Output`: earlier segments.
           types: of the tokens; what is in the cache is of type 0.
           targets: where to predict: slots, or positions where there is a cache. One that is none of
             the tokens, as the next token is, sees all of them. A target never sees itself, unless
@@ -102,9 +112,22 @@ class TwoStream(nn.Module):
             table = Table(self.vocab, self.width, self.deviation, name="head")()
         return Output(x, Head(table, bias, dtype=self.dtype), cache)
 
+    @property
+    def again(self) -> int:
+        """How many of the newest tokens to read again with the next, in decoding.
+
+        `transformers` does so, for a content to see the one after it, where it may.
+        """
+        return 0 if self.causal else 1
+
     def init_cache(self, batch: int, length: int) -> tuple:
         """An empty cache for `batch` rows of `length` tokens: a state for each layer."""
         return self.stack.init_cache(batch, length)
+
+    def init_memory(self, batch: int, length: int) -> tuple:
+        """The same for training on segments one after another: see `HiddenMemory`."""
+        dtype = stream_dtype(self.dtype)
+        return (HiddenMemory.empty(batch, length, self.width, dtype),) * self.stack.layers
 
 
 @struct.dataclass
