@@ -29,7 +29,7 @@ def run(values: flags.FlagValues) -> None:
         execution = {} if values.dtype is None else {"dtype": values.dtype}
         loaded = open_checkpoint(values.checkpoint, **execution)
         if values.paths is None:
-            objective, data = _of_run(Path(values.checkpoint), values.length)
+            objective, data = _of_run(Path(values.checkpoint), loaded, values.length)
         else:
             objective = Causal(values.length or loaded.model.context or 1024)
             data = _of_files(values.paths, loaded, objective.length, Path(scratch))
@@ -45,7 +45,7 @@ def run(values: flags.FlagValues) -> None:
         print(f"{name.replace('_', ' ')}: {value:.4f}{note}")
 
 
-def _of_run(path: Path, length: int | None) -> tuple[Any, Any]:
+def _of_run(path: Path, loaded: Any, length: int | None) -> tuple[Any, Any]:
     """A run's own objective and held-out text."""
     import dataclasses
 
@@ -59,7 +59,13 @@ def _of_run(path: Path, length: int | None) -> tuple[Any, Any]:
     objective = part(stored, "objective")
     if length is not None:
         objective = dataclasses.replace(objective, length=length)
-    return objective, part(stored, "data").prepare(path / "data", objective.length)
+    data = part(stored, "data").prepared(path / "data", objective.length)
+    if data.tokenizer.hash != loaded.tokenizer.hash:
+        raise UserError(
+            f"{path / 'data'} was prepared with another tokenizer than {path / 'tokenizer'}, "
+            "so its ids mean something else to the model; give --paths=TEXT_FILES"
+        )
+    return objective.bound(loaded.tokenizer), data
 
 
 def _of_files(paths: str, loaded: Any, length: int, scratch: Path) -> Any:
