@@ -141,7 +141,8 @@ class RelativeAttention(nn.Module):
         return Einsum(equation, shape, False, self.initializer, self.dtype, name=name)
 
     def _product(self, equation: str, x: Array, y: Array) -> Array:
-        x, y = x.astype(self.dtype), y.astype(self.dtype)
+        dtype = stream_dtype(self.dtype)  # on CPU, XLA lacks some of these products in 16 bits
+        x, y = x.astype(dtype), y.astype(dtype)
         return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
 
     def _vector(self, name: str) -> Array:  # [N, H]
