@@ -17,7 +17,7 @@ TINY = {"tiny": (128, 4, 2)}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Knobs: size; width, layers, heads, vocab, length, batch, peak (0: the size's); steps, dtype."""
+    """Knobs: size; width, layers, heads, vocab, length, batch, peak (0: its own); steps, dtype."""
     knob = knobs(
         arg,
         size="tiny",
