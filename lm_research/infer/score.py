@@ -10,13 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research.infer.order import score_in_order
+from lm_research.infer.pieces import in_pieces
 from lm_research.infer.shapes import check, padded_length, padded_rows
-from lm_research.layers import Head, shard
+from lm_research.layers import shard
+from lm_research.models import TwoStream
 
 Array = jax.Array
 
 TOKENS = 2**14  # read at once
-LOGITS = 2**25  # held at once: 128 MiB in float32
 
 
 def score(model: nn.Module, params: Any, sequences: Sequence[Sequence[int]]) -> list[dict]:
@@ -25,7 +27,7 @@ def score(model: nn.Module, params: Any, sequences: Sequence[Sequence[int]]) -> 
     Runs on the current mesh, where there is one.
 
     Args:
-      model: a causal one.
+      model: a causal one, or one of two streams: see `score_in_order`.
       params: its plain parameters.
       sequences: token ids.
 
@@ -36,6 +38,8 @@ def score(model: nn.Module, params: Any, sequences: Sequence[Sequence[int]]) -> 
     Raises:
       UserError: a sequence has tokens that the model does not know, or is longer than its context.
     """
+    if isinstance(model, TwoStream):
+        return score_in_order(model, params, sequences)
     arrays = [np.asarray(sequence, np.int64).reshape(-1) for sequence in sequences]
     for i, tokens in enumerate(arrays):
         check(model, tokens, f"sequence {i}")
@@ -68,21 +72,4 @@ def _logprobs(model: nn.Module, params: Any, tokens: Array) -> Array:  # [B, T] 
     tokens = shard(jnp.asarray(tokens), ("B", "T"))
     output = model.apply({"params": params}, tokens)
     targets = jnp.roll(tokens, -1, 1)
-    return shard(_in_pieces(output.head, output.hidden, targets), (None, None))
-
-
-def _in_pieces(head: Head, hidden: Array, targets: Array) -> Array:
-    """The head on pieces [B, n, D] of T, so that logits [B, T, V] never exist at once."""
-    B, T, _ = hidden.shape
-    size = max(1, LOGITS // (B * head.kernel.shape[0]))
-    size = next(n for n in range(min(T, size), 0, -1) if T % n == 0)
-
-    def piece(given):
-        hidden, targets = given
-        logprobs = jax.nn.log_softmax(head(hidden))
-        return jnp.take_along_axis(logprobs, targets[..., None], -1)[..., 0]
-
-    if size == T:
-        return piece((hidden, targets))
-    cut = lambda x: jnp.moveaxis(x.reshape(B, T // size, size, *x.shape[2:]), 1, 0)
-    return jnp.moveaxis(jax.lax.map(piece, (cut(hidden), cut(targets))), 0, 1).reshape(B, T)
+    return shard(in_pieces(output.head, output.hidden, targets), (None, None))
