@@ -142,7 +142,7 @@ def _family(config: Mapping[str, Any], directory: Path) -> Family:
             whole = [other for other in siblings if _theirs(other) <= held]
             return max(whole, key=lambda other: len(other.rows), default=family)
     what = ", ".join(asked) or f"model_type {config.get('model_type')!r}"
-    known = ", ".join(family.architecture for family in names.families())
+    known = ", ".join(dict.fromkeys(family.architecture for family in names.families()))
     raise UserError(f"{directory / 'config.json'} has {what}; it takes {known}")
 
 
