@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research.errors import UserError
 from lm_research.infer.shapes import check, padded_length, padded_rows
-from lm_research.layers import Head, shard
+from lm_research.layers import Head, Mask, shard
 
 Array = jax.Array
 
@@ -19,26 +20,33 @@ TOKENS = 2**14  # read at once
 LOGITS = 2**25  # held at once: 128 MiB in float32
 
 
-def score(model: nn.Module, params: Any, sequences: Sequence[Sequence[int]]) -> list[dict]:
+def score(
+    model: nn.Module, params: Any, sequences: Sequence[Sequence[int]], tokenizer: Any = None
+) -> list[dict]:
     """Log-probability of each token given those before it in its sequence.
 
-    Runs on the current mesh, where there is one.
+    Of an encoder, pseudo-log-likelihood (Salazar et al., 2020): of each token given all the others,
+    for which it is masked by itself. Runs on the current mesh, where there is one.
 
     Args:
-      model: a causal one.
+      model: a causal one, or an encoder.
       params: its plain parameters.
       sequences: token ids.
+      tokenizer: of an encoder's ids: its mask token is needed, and its special tokens not scored.
 
     Returns:
       For each sequence `tokens`; `logprobs`, natural logarithms, None for the first token, which
-      nothing precedes; and their `sum`.
+      nothing precedes, or for special ones; and their `sum`.
 
     Raises:
-      UserError: a sequence has tokens that the model does not know, or is longer than its context.
+      UserError: a sequence has tokens that the model does not know, or is longer than its context,
+        or nothing says which token masks others.
     """
     arrays = [np.asarray(sequence, np.int64).reshape(-1) for sequence in sequences]
     for i, tokens in enumerate(arrays):
         check(model, tokens, f"sequence {i}")
+    if not model.causal:
+        return _pseudo(model, params, arrays, tokenizer)
     results: dict[int, dict] = {}
     order = sorted(range(len(arrays)), key=lambda i: -len(arrays[i]))
     while order:
@@ -60,6 +68,49 @@ def _result(tokens: np.ndarray, logprobs: np.ndarray) -> dict:
         "logprobs": [None, *known][: len(tokens)],
         "sum": math.fsum(known),
     }
+
+
+def _pseudo(model: nn.Module, params: Any, arrays: list[np.ndarray], tokenizer: Any) -> list[dict]:
+    """A row for each token that is masked, of as many sequences as fill a batch."""
+    mask = getattr(tokenizer, "mask", None)
+    if mask is None:
+        raise UserError("an encoder scores tokens by masking them; its tokenizer has no mask token")
+    roles = ("cls", "sep", "pad", "bos", "eos", "mask")
+    special = {getattr(tokenizer, role) for role in roles}
+    known: list[list[float | None]] = [[None] * len(tokens) for tokens in arrays]
+    rows = [(i, at) for i, a in enumerate(arrays) for at in range(len(a)) if a[at] not in special]
+    rows.sort(key=lambda row: -len(arrays[row[0]]))
+    while rows:
+        T = padded_length(len(arrays[rows[0][0]]))
+        count = max(1, TOKENS // T)
+        batch, rows = rows[:count], rows[count:]
+        B = padded_rows(len(batch))
+        tokens, present = np.zeros((B, T), np.int32), np.zeros((B, T), np.int32)
+        places, targets = np.zeros((B, 1), np.int32), np.zeros((B, 1), np.int32)
+        for row, (i, at) in enumerate(batch):
+            tokens[row, : len(arrays[i])], present[row, : len(arrays[i])] = arrays[i], 1
+            places[row], targets[row] = at, arrays[i][at]
+            tokens[row, at] = mask
+        found = np.asarray(_hidden_logprobs(model, params, tokens, present, places, targets))
+        for (i, at), value in zip(batch, found[:, 0].astype(np.float64).tolist()):
+            known[i][at] = value
+    return [
+        {
+            "tokens": tokens.tolist(),
+            "logprobs": values,
+            "sum": math.fsum(value for value in values if value is not None),
+        }
+        for tokens, values in zip(arrays, known)
+    ]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _hidden_logprobs(model, params, tokens, present, places, targets) -> Array:  # [B, 1]
+    """Of the targets at the places [B, 1], in rows whose padding nobody sees."""
+    tokens = shard(jnp.asarray(tokens), ("B", "T"))
+    output = model.apply({"params": params}, tokens, mask=Mask(segments=(present, present)))
+    hidden = jnp.take_along_axis(output.hidden, places[..., None], 1)
+    return shard(_in_pieces(output.head, hidden, targets), (None, None))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -63,7 +63,8 @@ def test_an_example_of_eight_tokens():
     )
     given = record([END, 11, 12, 13, END, 15, 16, 17, 18], [1, 1, 1, 1, 1, 1, 1, 1, 1])
     example = objective.example(given, draws)
-    # The permutation begins with 5, 2 and 3. 2 has 0.9: hidden; 3 has 0.15, over keep 0.1: another token; 5 has 0.5: hidden.
+    # The permutation begins with 5, 2 and 3. 2 has 0.9: hidden; 3 has 0.15, over keep 0.1: another
+    # token; 5 has 0.5: hidden.
     assert example["places"].tolist() == [2, 3, 5, 0]
     assert example["targets"].tolist() == [12, 13, 15, 0]
     assert example["weights"].tolist() == [1, 1, 1, 0]
