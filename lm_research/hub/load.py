@@ -24,6 +24,7 @@ INERT = (
     *("task_specific_params", "tokenizer_class", "torch_dtype", "torchscript"),
     *("transformers_version", "use_cache"),
 )
+CONTEXT = "max_position_embeddings"
 # Options of any config.json that change it.
 FIXED = {"quantization_config": None, "pruned_heads": None, "is_encoder_decoder": None}
 
@@ -52,7 +53,9 @@ def section(directory: str | Path) -> dict[str, Any]:
                 f"a {family.architecture} without it",
                 "it is no option that we know",
             )
-    return family.section({**family.defaults, **config})
+    held = Stored(directory).names if family.present else ()
+    present = {key: name in held for key, name in family.present.items()}
+    return family.section({**family.defaults, **present, **config})
 
 
 def ends(directory: str | Path) -> tuple[int, ...]:
@@ -62,6 +65,11 @@ def ends(directory: str | Path) -> tuple[int, ...]:
         if found is not None:
             return tuple(found) if isinstance(found, list) else (found,)
     return ()
+
+
+def context(directory: str | Path) -> int | None:
+    """How many tokens config.json says the model was made to read at once, where it does."""
+    return _config(Path(directory)).get(CONTEXT)
 
 
 def load(directory: str | Path, model: nn.Module) -> Any:
@@ -75,9 +83,11 @@ def load(directory: str | Path, model: nn.Module) -> Any:
         ties differ.
     """
     directory = Path(directory)
-    family = _family(_config(directory), directory)
     boxed = names.abstract(model)
-    layout = names.layout(family, names.parameters(boxed))
+    given = names.parameters(boxed)
+    candidates = _families(_config(directory), directory)
+    family = min(candidates, key=lambda family: len(names.strangers(family, given)))
+    layout = names.layout(family, given)
     stored = Stored(directory)
     found = _found(stored, family)
     _check(directory, stored, found, layout, family)
@@ -129,18 +139,23 @@ def _config(directory: Path, name: str = "config.json") -> dict[str, Any]:
 
 
 def _family(config: Mapping[str, Any], directory: Path) -> Family:
-    """By architecture, or by model type where a config has no architecture; then by tensors."""
+    """Of the families that a config may mean, the largest one whose tensors are all there."""
+    candidates = _families(config, directory)
+    if len(candidates) == 1:
+        return candidates[0]
+    held = set(_found(Stored(directory), candidates[0]))
+    whole = [family for family in candidates if _theirs(family) <= held]
+    return max(whole, key=lambda family: len(family.rows), default=candidates[0])
+
+
+def _families(config: Mapping[str, Any], directory: Path) -> list[Family]:
+    """By architecture, or by model type where a config has none; and its siblings, after it."""
     asked = config.get("architectures") or []
     for family in names.families():
         if family.architecture in asked or (
             not asked and family.model_type == config.get("model_type")
         ):
-            siblings = _siblings(family)
-            if len(siblings) == 1:
-                return family
-            held = set(_found(Stored(directory), family))
-            whole = [other for other in siblings if _theirs(other) <= held]
-            return max(whole, key=lambda other: len(other.rows), default=family)
+            return sorted(_siblings(family), key=lambda other: other is not family)
     what = ", ".join(asked) or f"model_type {config.get('model_type')!r}"
     known = ", ".join(dict.fromkeys(family.architecture for family in names.families()))
     raise UserError(f"{directory / 'config.json'} has {what}; it takes {known}")
@@ -171,6 +186,11 @@ def _found(stored: Stored, family: Family) -> dict[str, str]:
             spelled = spelled.replace(old, new)
         bare = not spelled.startswith(family.prefix) and spelled not in whole
         found[family.prefix + spelled if bare else spelled] = name
+    # Of several names of one tensor a file may have kept any.
+    rows = {row.ours: row.theirs for row in family.rows}
+    for row in family.rows:
+        if row.tied is not None and row.theirs in found:
+            found.setdefault(rows[row.tied], found[row.theirs])
     return found
 
 

@@ -152,8 +152,7 @@ def fitting(section: Mapping[str, Any], given: Mapping[str, Parameter]) -> Famil
         known = ", ".join(dict.fromkeys(family.kind for family in families()))
         raise UserError(f"model.kind {kind} has no Hugging Face architecture; these have: {known}")
     differences = [
-        [f"model.{name}" for name in family.without if section.get(name)]
-        + _strangers(family, given)
+        [f"model.{name}" for name in family.without if section.get(name)] + strangers(family, given)
         for family in candidates
     ]
     fits = [family for family, found in zip(candidates, differences) if not found]
@@ -166,7 +165,7 @@ def fitting(section: Mapping[str, Any], given: Mapping[str, Parameter]) -> Famil
     return min(fits, key=lambda family: sum(row.ours not in given for row in family.rows))
 
 
-def _strangers(family: Family, given: Mapping[str, Parameter]) -> list[str]:
+def strangers(family: Family, given: Mapping[str, Parameter]) -> list[str]:
     """Parameters that only the model has, or only the family; a bias that a model lacks is zero."""
     rows = {row.ours: row for row in family.rows}
     lacking = [path for path in given if path not in rows]

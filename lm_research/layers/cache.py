@@ -11,6 +11,27 @@ Array = jax.Array
 
 
 @struct.dataclass
+class Projected:
+    """An encoder's output as the keys and values of one block, made once and read at every token.
+
+    Attributes:
+      key, value: as in `KeyValue`.
+      position: slots of the source; padding holds `EMPTY`.
+    """
+
+    key: Array  # [B, K, S, H]
+    value: Array  # [B, K, S, H]
+    position: Array  # [B, S]
+
+    @classmethod
+    def of(cls, key: Array, value: Array, segments: Array | None) -> "Projected":
+        """Of key and value [B, S, K, H]; padding is what is not of segment 1."""
+        slots = jnp.broadcast_to(jnp.arange(key.shape[1]), key.shape[:2])
+        position = slots if segments is None else jnp.where(segments == 1, slots, EMPTY)
+        return cls(jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2), position)
+
+
+@struct.dataclass
 class KeyValue:
     """Keys and values with the positions of their tokens.
 

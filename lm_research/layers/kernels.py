@@ -97,7 +97,8 @@ def _xla(query, key, value, mask, order, bias, scale, soft_cap, dtype, dropout=N
 
 def _softmax(scores, mask, orders, bias, soft_cap, dropout):  # [B, K, G, T, S]
     if bias is not None:
-        scores = scores + bias(*orders).reshape(scores.shape)
+        added = bias(*orders)  # [B or 1, N, T, S]
+        scores = scores + added.reshape(added.shape[0], *scores.shape[1:])
     if soft_cap is not None:
         scores = soft_cap * jnp.tanh(scores / soft_cap)
     weights = jax.nn.softmax(jnp.where(mask.dense(*orders)[:, :, None], scores, FAR), -1)

@@ -54,10 +54,17 @@ class Block(nn.Module):
         memory_mask: Mask | None = None,
     ) -> tuple[Array, Any]:
         """The stream after this block, and its extended cache."""
+        caching = cache is not None
+        own, crossed = cache if caching and self.cross is not None else (cache, None)
 
         def attend(y):
-            nonlocal cache
-            y, cache = self.attention(y, position, mask, bias, cache)
+            nonlocal own
+            y, own = self.attention(y, position, mask, bias, own)
+            return y
+
+        def cross(y):
+            nonlocal crossed
+            y, crossed = self.cross(y, position, memory_mask or Mask(), None, crossed, memory)
             return y
 
         if self.wiring == "parallel":
@@ -66,12 +73,11 @@ class Block(nn.Module):
         else:
             x = self._residual("attention_norm", attend, x)
             if self.cross is not None:
-                x = self._residual(
-                    "cross_norm", lambda y: self._cross(y, position, memory, memory_mask), x
-                )
+                x = self._residual("cross_norm", cross, x)
             x = self._residual("mlp_norm", self.mlp, x)
         x = tap(self, "residual", x)
-        return shard(x, ("B", "T", "D")), cache
+        states = own if self.cross is None else (own, crossed)
+        return shard(x, ("B", "T", "D")), states if caching else None
 
     def _residual(self, name: str, function, x: Array) -> Array:
         norm, dropout = self.norm.copy(name=name), Dropout(self.dropout)
@@ -79,12 +85,10 @@ class Block(nn.Module):
             return x + dropout(function(norm(x)))
         return norm(x + dropout(function(x)))
 
-    def _cross(self, y, position, memory, memory_mask) -> Array:
-        return self.cross(y, position, memory_mask or Mask(), memory=memory)[0]
-
     def init_cache(self, batch: int, length: int) -> Any:
-        """What this block's attention remembers, empty."""
-        return self.attention.init_cache(batch, length)
+        """What this block's attention remembers, empty; of an encoder's output nothing yet."""
+        own = self.attention.init_cache(batch, length)
+        return own if self.cross is None else (own, None)
 
 
 class Stack(nn.Module):

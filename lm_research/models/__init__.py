@@ -1,9 +1,11 @@
 """Architectures: a family is its sizes, its choices and its table of Hugging Face names."""
 
 from lm_research.models.bert import BERT
+from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.gpt2 import GPT2
 from lm_research.models.llama import Llama
 from lm_research.models.roberta import RoBERTa
+from lm_research.models.t5 import T5
 from lm_research.models.transformer import Transformer
 
-__all__ = ["BERT", "GPT2", "Llama", "RoBERTa", "Transformer"]
+__all__ = ["BERT", "EncoderDecoder", "GPT2", "Llama", "RoBERTa", "T5", "Transformer"]

@@ -35,8 +35,8 @@ class Row:
 class Family:
     """A kind of model as `transformers` has it.
 
-    Several of one model type are one trunk with other heads: a directory's is the one with most
-    tensors that are all there, whatever its config says, and tensors of the others are let be.
+    Several of one model type are one trunk with other parts: a directory's is the largest one whose
+    tensors are all there, whatever its config says, and tensors of the others are let be.
 
     Attributes:
       kind: ours.
@@ -53,6 +53,8 @@ class Family:
       buffers: patterns of tensors in files that are no parameters.
       spellings: parts of tensors' names in older files, and what they are now.
       doubles: tensors that some files hold besides those that they equal.
+      present: keys that a config does not have, and that `section` is given: each says whether the
+        files hold a tensor.
     """
 
     kind: str
@@ -69,6 +71,7 @@ class Family:
     buffers: tuple[str, ...] = ()
     spellings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     doubles: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    present: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def written(self, name: str) -> str:
         """What a tensor is called in a file: a trunk without a head is written without prefix."""

@@ -56,9 +56,11 @@ class Transformer(nn.Module):
       causal: whether tokens see only those before them.
       tied: whether the head is the embedding table.
       embedding_scale: factor on the embedded tokens.
+      head_scale: factor on the logits.
       soft_cap: c of c tanh(logits / c).
       dropout: rate on the embedded tokens.
-      deviation: standard deviation of the embedding and of an untied head.
+      deviation: standard deviation of the embedding; `head_deviation`: of an untied head, where it
+        is another.
       dtype: of the products' operands.
       types: how many types of tokens there are, each with an embedding; 0 is none.
       embedding_norm: of what the embeddings add up to.
@@ -77,9 +79,11 @@ class Transformer(nn.Module):
     causal: bool = True
     tied: bool = True
     embedding_scale: float = 1.0
+    head_scale: float = 1.0
     soft_cap: float | None = None
     dropout: float = 0.0
     deviation: float = 0.02
+    head_deviation: float | None = None
     dtype: Any = jnp.float32
     types: int = 0
     embedding_norm: nn.Module | None = None
@@ -99,6 +103,7 @@ class Transformer(nn.Module):
         types: Array | None = None,  # [B, T]
         memory: Array | None = None,  # [B, S, D]
         memory_mask: Mask | None = None,
+        table: Array | None = None,  # [V, D]
     ) -> Output:
         """Reads tokens, after those in `cache` where there is one.
 
@@ -111,11 +116,13 @@ class Transformer(nn.Module):
           cache: from `init_cache` or an earlier `Output`.
           types: of each token, such as which of two texts it is from; by default 0.
           memory, memory_mask: an encoder's output, for blocks that attend to it.
+          table: the embedding, where it is another's, too.
         """
         if position is None:
             position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         mask = (mask or Mask()).replace(causal=self.causal)
-        table, x, bias = self._embedded(tokens, position, types)
+        table, x, bias = self._embedded(tokens, position, types, table)
+        bias = bias if bias is None or cache else bias.of_slots(tokens.shape[1])
         x = tap(self, "embedded", shard(x, ("B", "T", "D")))
         x, cache = self.stack(x, cache, position, mask, bias, memory, memory_mask)
         if self.norm is not None:
@@ -123,11 +130,12 @@ class Transformer(nn.Module):
         pooled, pair = (None, None) if self.pooler is None else self.pooler(x)
         return Output(x, self._head(table, x), cache, pooled, pair)
 
-    def _embedded(self, tokens, position, types) -> tuple[Array, Array, Any]:
+    def _embedded(self, tokens, position, types, table) -> tuple[Array, Array, Any]:
         """The embedding table, what the tokens are embedded as, and a bias for attention."""
         width = self.embedding_width or self.width
         letter = "D" if width == self.width else "C"
-        table = Table(self.vocab, width, self.deviation, ("V", letter), name="embedding")()
+        if table is None:
+            table = Table(self.vocab, width, self.deviation, ("V", letter), name="embedding")()
         # The lookup wants D whole: otherwise XLA rematerializes the table on every device.
         x = jnp.take(shard(table, ("V", None)), tokens, 0, mode="clip")  # [B, T, D]
         if self.embedding_scale != 1.0:
@@ -152,13 +160,14 @@ class Transformer(nn.Module):
 
     def _head(self, table: Array, x: Array) -> Head:
         if not self.tied:
-            table = Table(self.vocab, self.width, self.deviation, name="head")()
+            deviation = self.head_deviation or self.deviation
+            table = Table(self.vocab, self.width, deviation, name="head")()
         transform = None if self.transform is None else self.transform(x.shape[-1], table.shape[-1])
         bias = None
         if self.head_bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("V",))
             bias = self.param("head_bias", zeros, (self.vocab,))
-        return Head(table, bias, transform, soft_cap=self.soft_cap, dtype=self.dtype)
+        return Head(table, bias, transform, self.head_scale, self.soft_cap, self.dtype)
 
     def init_cache(self, batch: int, length: int) -> tuple:
         """An empty cache for `batch` rows of `length` tokens: a state for each layer."""

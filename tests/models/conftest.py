@@ -2,26 +2,37 @@
 
 import zlib
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lm_research import tree
+from lm_research.hub import names
 
 
 @pytest.fixture(scope="session")
 def large():
     """Parameters of a model: every one of them random and far from zero, scales around one."""
 
-    def parameters(model, seed=0):
-        tokens = jnp.zeros((1, 2), jnp.int32)
-        boxed = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+    def parameters(model, seed=0, size=0.4):
+        boxed = names.abstract(model)
 
         def draw(path, leaf):
             noise = np.random.default_rng([seed, zlib.crc32(path.encode())]).normal(size=leaf.shape)
-            return jnp.float32(0.4 * noise + path.endswith("scale"))
+            return jnp.float32(size * noise + path.endswith("scale"))
 
         return tree.map_named(draw, tree.unboxed(boxed))
 
     return parameters
+
+
+@pytest.fixture(scope="session")
+def near():
+    """Compares an array with torch's, up to a part of its largest entry."""
+
+    def compare(ours, theirs, tolerance):
+        ours, theirs = np.asarray(ours), theirs.detach().numpy()
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
+
+    return compare
