@@ -1,8 +1,8 @@
-"""BERT or RoBERTa by the size's name, on masked tokens of Wikipedia, of texts, or of Python's manual.
+"""BERT or RoBERTa by the size's name, on hidden tokens of Wikipedia, your texts or Python's.
 
     python -m lm_research train --config=configs/bert.py --workdir=runs/bert
     python -m lm_research train --config=configs/bert.py:size=mini,unit=span --workdir=runs/spans
-    python -m lm_research train --config=configs/bert.py:source=docs,size=tiny,steps=2000,batch=32 \
+    python -m lm_research train --config=configs/bert.py:source=text,size=tiny,steps=2000,batch=32 \
         --workdir=runs/tiny
     python -m lm_research train --config=configs/bert.py:source=text,pairs=next --config.init=BERT \
         --config.data.source.paths=my.txt --workdir=runs/mine
@@ -21,7 +21,6 @@ SOURCES = {
         kind="TFDS", name="wikipedia/20230601.en", split="train", data_dir=placeholder(str)
     ),
     "text": dict(kind="Documents", paths=placeholder(str)),
-    "docs": dict(kind="Documents", paths=placeholder(str)),  # Python's, where no path is given
 }
 
 

@@ -191,9 +191,10 @@ class Journal:
         if step < self.x.steps:
             print(f"stopped at step {step} of {self.x.steps}; the same command goes on from there")
         else:
+            continues = getattr(self.x.model, "causal", True)
             generate = f"{command} generate --checkpoint={self.workdir} --prompt='...'   or: "
             print(
-                f"next: {generate if getattr(self.x.model, "causal", True) else ''}"
+                f"next: {generate if continues else ''}"
                 f"{command} evaluate --checkpoint={self.workdir}   "
                 "(the same train command resumes where it was stopped)"
             )
