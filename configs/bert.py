@@ -12,9 +12,13 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from lm_research.config import knobs, known
-from lm_research.models import bert, roberta
+from lm_research.models import bert, distilbert, roberta
 
-FAMILIES = {"bert": ("BERT", bert.SIZES), "roberta": ("RoBERTa", roberta.SIZES)}
+FAMILIES = {
+    "bert": ("BERT", bert.SIZES),
+    "distilbert": ("DistilBERT", distilbert.SIZES),
+    "roberta": ("RoBERTa", roberta.SIZES),
+}
 PAIRS = {"none": "Masked", "next": "NextSentence", "order": "SentenceOrder"}
 SOURCES = {
     "tfds": dict(

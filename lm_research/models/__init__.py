@@ -1,6 +1,7 @@
 """Architectures: a family is its sizes, its choices and its table of Hugging Face names."""
 
 from lm_research.models.bert import BERT
+from lm_research.models.distilbert import DistilBERT
 from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.gpt2 import GPT2
 from lm_research.models.llama import Llama
@@ -8,4 +9,4 @@ from lm_research.models.roberta import RoBERTa
 from lm_research.models.t5 import T5
 from lm_research.models.transformer import Transformer
 
-__all__ = ["BERT", "EncoderDecoder", "GPT2", "Llama", "RoBERTa", "T5", "Transformer"]
+__all__ = ["BERT", "DistilBERT", "EncoderDecoder", "GPT2", "Llama", "RoBERTa", "T5", "Transformer"]
