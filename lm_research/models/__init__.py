@@ -8,5 +8,18 @@ from lm_research.models.llama import Llama
 from lm_research.models.roberta import RoBERTa
 from lm_research.models.t5 import T5
 from lm_research.models.transformer import Transformer
+from lm_research.models.two_stream import TwoStream
+from lm_research.models.xlnet import XLNet
 
-__all__ = ["BERT", "DistilBERT", "EncoderDecoder", "GPT2", "Llama", "RoBERTa", "T5", "Transformer"]
+__all__ = [
+    "BERT",
+    "DistilBERT",
+    "EncoderDecoder",
+    "GPT2",
+    "Llama",
+    "RoBERTa",
+    "T5",
+    "Transformer",
+    "TwoStream",
+    "XLNet",
+]

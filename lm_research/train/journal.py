@@ -191,7 +191,7 @@ class Journal:
         if step < self.x.steps:
             print(f"stopped at step {step} of {self.x.steps}; the same command goes on from there")
         else:
-            continues = getattr(self.x.model, "causal", True)
+            continues = getattr(self.x.model, "continues", True)
             generate = f"{command} generate --checkpoint={self.workdir} --prompt='...'   or: "
             print(
                 f"next: {generate if continues else ''}"
@@ -207,7 +207,7 @@ def check_samples(x: Experiment, tokenizer: Any) -> None:
       UserError: names the prompt; or the model continues none.
     """
     settings, context = x.log.samples, getattr(x.model, "context", None)
-    if settings.every and not getattr(x.model, "causal", True):
+    if settings.every and not getattr(x.model, "continues", True):
         raise UserError(
             f"log.samples.every is {settings.every}, and an encoder does not continue texts; "
             "it takes 0 here"

@@ -7,7 +7,7 @@ import pytest
 
 from lm_research import mesh
 from lm_research.layers import EMPTY, Mask, Patch, separated
-from lm_research.models import BERT, GPT2, DistilBERT, Llama, RoBERTa
+from lm_research.models import BERT, GPT2, DistilBERT, Llama, RoBERTa, XLNet
 
 SIZES = {"vocab": 64, "width": 32, "layers": 2, "heads": 4}
 MODELS = {
@@ -19,6 +19,7 @@ MODELS = {
     "roberta": RoBERTa(**SIZES, context=24),
     "distilbert": DistilBERT(**SIZES, context=24),
     "qwen3": Llama(**SIZES, kv_heads=2, head=16, hidden=48, head_norms=True, tied=True),
+    "xlnet": XLNet(**SIZES, causal=True),
 }
 T = 12
 WEIGHTS = np.random.default_rng(7).normal(size=(2, T, 64)).astype(np.float32)
