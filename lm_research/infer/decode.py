@@ -15,7 +15,8 @@ from lm_research import tree
 from lm_research.errors import UserError
 from lm_research.infer.sample import Sampler, row_keys
 from lm_research.infer.shapes import check, decoded_rows, padded_length
-from lm_research.layers import EMPTY, Output, separated, shard
+from lm_research.layers import EMPTY, Mask, Output, separated, shard
+from lm_research.models.encoder_decoder import EncoderDecoder
 
 Array = jax.Array
 Stream = Callable[[int, int, np.ndarray], None]
@@ -79,6 +80,8 @@ def generate(
 ) -> list[Result]:
     """Continuations of the prompts: `samples` of the first one, then of the second, ...
 
+    An encoder-decoder reads each prompt as a source, and writes a text from its beginning.
+
     A continuation depends on its prompt, the seed, the prompt's place in the list and its own
     number; not on what else is in the list. Runs on the current mesh, where there is one.
 
@@ -117,8 +120,13 @@ def separate(model: nn.Module, params: Any) -> tuple[nn.Module, Any]:
 
     Layers lie apart, because the loop would slice stacked ones at every token; and in 16 bits, what
     products read is converted once and not at every call, for which a tied head becomes its own.
-    What is separate already stays as it is.
+    What is separate already stays as it is. Of an encoder-decoder only the decoder is a loop.
     """
+    if isinstance(model, EncoderDecoder):
+        whole = {**params["decoder"], "embedding": params["embedding"]}
+        decoder, weights = separate(model.decoder, whole)
+        weights = {name: part for name, part in weights.items() if name != "embedding"}
+        return model.clone(decoder=decoder), {**params, "decoder": weights}
     if model.stack.execution == "separate":
         return model, params
     stack = model.stack.clone(execution="separate")
@@ -185,7 +193,7 @@ def _decoded(
     done = np.arange(B) >= len(rows)
     request, sample = np.resize(np.array(rows, np.int32), (B, 2)).T
     draw = Draw(np.uint32(seed), np.array(eos, np.int32), request, sample)
-    S = padded_length(T + length)
+    S = padded_length((1 if isinstance(decoder, EncoderDecoder) else T) + length)
     state, scores = _prefilled(decoder, sampler, S, weights, draw, tokens, lengths, done)
     yield np.asarray(state.token)[:, None], np.asarray(scores)[:, None]
     length -= 1
@@ -201,8 +209,15 @@ def _prefilled(decoder, sampler, S, weights, draw, tokens, lengths, done) -> tup
     """Reads the prompts [B, T] and draws a token after each."""
     B, T = tokens.shape
     slot = jnp.broadcast_to(jnp.arange(T), tokens.shape)
-    position = jnp.where(slot < lengths[:, None], slot, EMPTY)
-    output = _call(decoder, weights, tokens, position, decoder.init_cache(B, S))
+    cache = decoder.init_cache(B, S)
+    if isinstance(decoder, EncoderDecoder):
+        present = (slot < lengths[:, None]).astype(jnp.int32)
+        source = {"source": tokens, "source_mask": Mask(segments=(present, present))}
+        tokens, lengths = jnp.full((B, 1), decoder.start), jnp.ones_like(lengths)
+        output = _call(decoder, weights, tokens, jnp.zeros((B, 1), jnp.int32), cache, **source)
+    else:
+        position = jnp.where(slot < lengths[:, None], slot, EMPTY)
+        output = _call(decoder, weights, tokens, position, cache)
     last = jnp.take_along_axis(output.hidden, (lengths - 1)[:, None, None], 1)
     state = State(output.cache, tokens[:, 0], lengths - 1, done)
     state, scores = _drawn(sampler, draw, state, output.replace(hidden=last))
@@ -235,8 +250,8 @@ def _readable(state: State) -> State:
     return state.replace(token=shard(state.token, (None,)), done=shard(state.done, (None,)))
 
 
-def _call(decoder, weights, tokens, position, cache) -> Output:
-    return decoder.apply({"params": weights}, tokens, position=position, cache=cache)
+def _call(decoder, weights, tokens, position, cache, **source) -> Output:
+    return decoder.apply({"params": weights}, tokens, position=position, cache=cache, **source)
 
 
 def _drawn(sampler: Sampler, draw: Draw, state: State, output: Output) -> tuple[State, Array]:

@@ -3,7 +3,8 @@
 from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.gpt2 import GPT2
 from lm_research.models.llama import Llama
+from lm_research.models.original import OriginalTransformer
 from lm_research.models.t5 import T5
 from lm_research.models.transformer import Transformer
 
-__all__ = ["EncoderDecoder", "GPT2", "Llama", "T5", "Transformer"]
+__all__ = ["EncoderDecoder", "GPT2", "Llama", "OriginalTransformer", "T5", "Transformer"]

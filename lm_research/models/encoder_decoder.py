@@ -71,6 +71,11 @@ class EncoderDecoder(nn.Module):
             table=table,
         )
 
+    def shifted(self, targets: Array) -> Array:  # [B, T] -> [B, T]
+        """What the decoder reads to predict each target: `start`, and all targets but the last."""
+        first = jnp.full_like(targets[:, :1], self.start)
+        return jnp.concatenate([first, targets[:, :-1]], 1)
+
     def init_cache(self, batch: int, length: int) -> tuple:
         """An empty cache for `batch` rows of `length` tokens of the decoder."""
         return self.decoder.init_cache(batch, length)
