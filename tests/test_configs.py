@@ -23,6 +23,7 @@ SHRUNK = {
     ),
     "quickstart": ("vocab=257,width=16,layers=1,length=16,batch=8,steps=4", {}),
     "shakespeare_char": ("width=16,layers=1,length=16,batch=8,steps=4,dispatch=1", {}),
+    "xlnet": ("vocab=257,width=16,layers=1,heads=2,length=16,batch=8,steps=4", {}),
 }
 FIELDS = {"log.tensorboard": False, "log.samples.every": 0, "data.source.paths": "text.txt"}
 
@@ -66,6 +67,7 @@ def test_trains_resumes_and_generates(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "argument",
     ["quickstart", *(f"gpt2_small.py:size={size}" for size in ("small", "medium", "large", "xl"))]
+    + [f"xlnet.py:size={size}" for size in ("tiny", "base", "large")]
     + [f"shakespeare_char.py:run={run}" for run in ("cpu", "gpu")],
 )
 def test_as_published_is_an_experiment(argument):

@@ -24,6 +24,7 @@ INERT = (
     *("task_specific_params", "tokenizer_class", "torch_dtype", "torchscript"),
     *("transformers_version", "use_cache"),
 )
+CONTEXT = "max_position_embeddings"
 # Options of any config.json that change it.
 FIXED = {"quantization_config": None, "pruned_heads": None, "is_encoder_decoder": None}
 
@@ -36,7 +37,7 @@ def section(directory: str | Path) -> dict[str, Any]:
     """
     directory = Path(directory)
     config = _config(directory)
-    family = _families(config, directory)[0]
+    family = _family(config, directory)
     for key, value in {**FIXED, **family.fixed}.items():
         given = config.get(key, value)
         if given != value and (given or value):
@@ -64,6 +65,11 @@ def ends(directory: str | Path) -> tuple[int, ...]:
         if found is not None:
             return tuple(found) if isinstance(found, list) else (found,)
     return ()
+
+
+def context(directory: str | Path) -> int | None:
+    """How many tokens config.json says the model was made to read at once, where it does."""
+    return _config(Path(directory)).get(CONTEXT)
 
 
 def load(directory: str | Path, model: nn.Module) -> Any:
@@ -132,33 +138,54 @@ def _config(directory: Path, name: str = "config.json") -> dict[str, Any]:
         raise UserError(f"{path} is not JSON: {error}") from None
 
 
+def _family(config: Mapping[str, Any], directory: Path) -> Family:
+    """Of the families that a config may mean, the largest one whose tensors are all there."""
+    candidates = _families(config, directory)
+    if len(candidates) == 1:
+        return candidates[0]
+    held = set(_found(Stored(directory), candidates[0]))
+    whole = [family for family in candidates if _theirs(family) <= held]
+    return max(whole, key=lambda family: len(family.rows), default=candidates[0])
+
+
 def _families(config: Mapping[str, Any], directory: Path) -> list[Family]:
-    """By architecture, or by model type where a config has no architecture."""
+    """By architecture, or by model type where a config has none; and its siblings, after it."""
     asked = config.get("architectures") or []
-    found = [
-        family
-        for family in names.families()
-        if family.architecture in asked
-        or (not asked and family.model_type == config.get("model_type"))
-    ]
-    if found:
-        return found
+    for family in names.families():
+        if family.architecture in asked or (
+            not asked and family.model_type == config.get("model_type")
+        ):
+            return sorted(_siblings(family), key=lambda other: other is not family)
     what = ", ".join(asked) or f"model_type {config.get('model_type')!r}"
     known = ", ".join(dict.fromkeys(family.architecture for family in names.families()))
     raise UserError(f"{directory / 'config.json'} has {what}; it takes {known}")
 
 
+def _siblings(family: Family) -> list[Family]:
+    """The families of one model type: a trunk with one head or another."""
+    return [other for other in names.families() if other.model_type == family.model_type]
+
+
+def _theirs(family: Family) -> set[str]:
+    """Tensors that a directory of the family must hold: of layers, the first one's."""
+    return {row.theirs.replace("{L}", "0") for row in family.rows if row.tied is None}
+
+
 def _found(stored: Stored, family: Family) -> dict[str, str]:
     """What each tensor is called in the files, by the name that `transformers` writes."""
     buffers = [re.compile(f"({re.escape(family.prefix)})?{p}") for p in family.buffers]
-    theirs = {re.sub(r"\{L\}", "0", row.theirs) for row in family.rows}
+    rows = [row for other in _siblings(family) for row in other.rows]
+    theirs = {row.theirs.replace("{L}", "0") for row in rows} | set(family.doubles)
     whole = {name for name in theirs if not name.startswith(family.prefix)}  # heads have no prefix
     found = {}
     for name in stored.names:
         if any(pattern.fullmatch(name) for pattern in buffers):
             continue
-        bare = not name.startswith(family.prefix) and name not in whole
-        found[family.prefix + name if bare else name] = name
+        spelled = name
+        for old, new in family.spellings.items():
+            spelled = spelled.replace(old, new)
+        bare = not spelled.startswith(family.prefix) and spelled not in whole
+        found[family.prefix + spelled if bare else spelled] = name
     # Of several names of one tensor a file may have kept any.
     rows = {row.ours: row.theirs for row in family.rows}
     for row in family.rows:
@@ -186,7 +213,10 @@ def _check(
         if name in found and stored.dtype(found[name]) not in FLOATS
     ]
     tied = _tied(layout, family)
-    other = sorted(found[name] for name in set(found) - set(layout) - set(tied))
+    aside = {name for other in _siblings(family) for name in _theirs(other)} - set(layout)
+    if left := sorted(aside & set(found)):
+        log.note(tensors_let_be=left)
+    other = sorted(found[name] for name in set(found) - set(layout) - set(tied) - aside)
     troubles = [
         f"{what}: {listed(entries)}"
         for what, entries in (
@@ -212,11 +242,12 @@ def _check(
 def _tied(layout: Mapping[str, names.Tensor], family: Family) -> dict[str, str]:
     """Tensors that this model does without, and those that hold the same weights."""
     rows = {row.ours: row.theirs for row in family.rows}
-    return {
+    tied = {
         row.theirs: rows[row.tied]
         for row in family.rows
         if row.tied is not None and row.theirs not in layout
     }
+    return tied | {name: same for name, same in family.doubles.items() if same in layout}
 
 
 def _equal(stored: Stored, one: str, other: str) -> bool:
@@ -224,5 +255,6 @@ def _equal(stored: Stored, one: str, other: str) -> bool:
     if shape != stored.shape(other):
         return False
     starts = range(0, shape[0], 4096)  # a few rows at a time: tables are large
-    cuts = [(slice(start, min(start + 4096, shape[0])), slice(0, shape[1])) for start in starts]
+    rest = tuple(slice(0, size) for size in shape[1:])
+    cuts = [(slice(start, min(start + 4096, shape[0])), *rest) for start in starts]
     return all(np.array_equal(stored.read(one, cut), stored.read(other, cut)) for cut in cuts)

@@ -39,7 +39,8 @@ class Part:
       ours: the parameter's path.
       layer: which; None where the parameter has no layers.
       letters, shape: of the parameter without its layers.
-      groups: the tensor's axes, each one letter or several that are flattened.
+      groups: the tensor's axes, each one letter, several that are flattened, or none for an axis of
+        one.
       axis: of the tensor, along which parts are joined; None for a part that is the whole.
       start: of this part along `axis`.
       stored: whether the model has the parameter; a bias that it lacks is zero.
@@ -78,6 +79,9 @@ class Part:
         sizes = dict(zip(self.letters, self.shape))
         slices, shape = [], []
         for axis, group in enumerate(self.groups):
+            if not group:
+                slices.append(slice(0, 1))
+                continue
             # Of letters flattened into one axis, the first is cut here and the others below.
             outer, inner = wanted[group[0]], [sizes[letter] for letter in group[1:]]
             start = self.start if axis == self.axis else 0
@@ -87,7 +91,7 @@ class Part:
         flat = "".join(self.groups)
         array = read(tuple(slices)).reshape(shape)
         array = array.transpose([flat.index(letter) for letter in self.letters])
-        outers = {group[0] for group in self.groups}
+        outers = {group[0] for group in self.groups if group}
         return array[tuple(slice(None) if x in outers else wanted[x] for x in self.letters)]
 
 
@@ -124,7 +128,7 @@ def abstract(model: nn.Module) -> Any:
 def parameters(boxed: Any) -> dict[str, Parameter]:
     """By path, the parameters of `abstract`."""
     return {
-        path: Parameter("".join(leaf.names), leaf.value.shape)
+        path: Parameter("".join(name or "_" for name in leaf.names), leaf.value.shape)
         for path, leaf in tree.named_leaves(boxed).items()
     }
 
@@ -207,7 +211,7 @@ def _absent(row: Row, known: Mapping[str, int]) -> Parameter:
 
 def _groups(axes: str) -> tuple[tuple[str, ...], int | None]:
     """The axes of a row, and which of them is joined: `D+(NH)` is (D, NH) and 1."""
-    found = re.findall(r"(\+?)(?:\(([A-Z]+)\)|([A-Z]))", axes)
+    found = re.findall(r"(\+?)(?:\(([A-Z]+)\)|([A-Z_])|1)", axes)
     joined = [i for i, (plus, _, _) in enumerate(found) if plus]
     return tuple(several or one for _, several, one in found), joined[0] if joined else None
 

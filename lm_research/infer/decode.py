@@ -16,7 +16,7 @@ from lm_research.errors import UserError
 from lm_research.infer.sample import Sampler, row_keys
 from lm_research.infer.shapes import check, decoded_rows, padded_length
 from lm_research.layers import EMPTY, Mask, Output, separated, shard
-from lm_research.models.encoder_decoder import EncoderDecoder
+from lm_research.models import EncoderDecoder, TwoStream
 
 Array = jax.Array
 Stream = Callable[[int, int, np.ndarray], None]
@@ -52,7 +52,8 @@ class State:
 
     cache: Any
     token: Array  # [B], the newest, which is not in the cache yet
-    position: Array  # [B], its position
+    before: Array  # [B, T], the newest in the cache: those that the model reads again
+    position: Array  # [B], of the newest
     done: Array  # [B]
 
 
@@ -185,11 +186,11 @@ def _decoded(
     (seed, eos), each = ends, STREAMED if streamed else DISPATCH
     B = decoded_rows(len(rows), decoder.dtype)
     T = padded_length(max(len(prompts[request]) for request, _ in rows))
-    tokens = np.zeros((B, T), np.int32)
+    tokens = np.zeros((B, T), np.int32)  # prompts end together, so that the next token is at hand
     lengths = np.ones(B, np.int32)  # rows that fill up the batch have one token and are done
     for i, (request, _) in enumerate(rows):
         lengths[i] = len(prompts[request])
-        tokens[i, : lengths[i]] = prompts[request]
+        tokens[i, T - lengths[i] :] = prompts[request]
     done = np.arange(B) >= len(rows)
     request, sample = np.resize(np.array(rows, np.int32), (B, 2)).T
     draw = Draw(np.uint32(seed), np.array(eos, np.int32), request, sample)
@@ -208,19 +209,18 @@ def _decoded(
 def _prefilled(decoder, sampler, S, weights, draw, tokens, lengths, done) -> tuple[State, Array]:
     """Reads the prompts [B, T] and draws a token after each."""
     B, T = tokens.shape
-    slot = jnp.broadcast_to(jnp.arange(T), tokens.shape)
-    cache = decoder.init_cache(B, S)
+    slot = jnp.arange(T) - (T - lengths[:, None])
+    position, source = jnp.where(slot >= 0, slot, EMPTY), {}
     if isinstance(decoder, EncoderDecoder):
-        present = (slot < lengths[:, None]).astype(jnp.int32)
+        present = (slot >= 0).astype(jnp.int32)
         source = {"source": tokens, "source_mask": Mask(segments=(present, present))}
+        source["source_position"] = jnp.maximum(slot, 0)
         tokens, lengths = jnp.full((B, 1), decoder.start), jnp.ones_like(lengths)
-        output = _call(decoder, weights, tokens, jnp.zeros((B, 1), jnp.int32), cache, **source)
-    else:
-        position = jnp.where(slot < lengths[:, None], slot, EMPTY)
-        output = _call(decoder, weights, tokens, position, cache)
-    last = jnp.take_along_axis(output.hidden, (lengths - 1)[:, None, None], 1)
-    state = State(output.cache, tokens[:, 0], lengths - 1, done)
-    state, scores = _drawn(sampler, draw, state, output.replace(hidden=last))
+        position = jnp.zeros_like(tokens)
+    output = _call(decoder, weights, tokens, position, decoder.init_cache(B, S), **source)
+    before = tokens[:, tokens.shape[1] - again(decoder) :]
+    state = State(output.cache, tokens[:, -1], before, lengths - 1, done)
+    state, scores = _drawn(sampler, draw, state, output)
     return _readable(state), shard(scores, (None,))
 
 
@@ -235,9 +235,11 @@ def _continued(decoder, sampler, weights, draw, state, count) -> tuple[State, Ar
 
     def step(carry):
         i, state, tokens, scores = carry
-        position = state.position[:, None]
-        output = _call(decoder, weights, state.token[:, None], position, state.cache)
-        state, score = _drawn(sampler, draw, state.replace(cache=output.cache), output)
+        read = jnp.concatenate([state.before, state.token[:, None]], 1)
+        position = state.position[:, None] + jnp.arange(-again(decoder), 1)
+        output = _call(decoder, weights, read, position, _shortened(state.cache, again(decoder)))
+        state = state.replace(cache=output.cache, before=read[:, 1:])
+        state, score = _drawn(sampler, draw, state, output)
         return i + 1, state, tokens.at[:, i].set(state.token), scores.at[:, i].set(score)
 
     empty = jnp.zeros((B, DISPATCH), jnp.int32), jnp.zeros((B, DISPATCH), jnp.float32)
@@ -250,14 +252,29 @@ def _readable(state: State) -> State:
     return state.replace(token=shard(state.token, (None,)), done=shard(state.done, (None,)))
 
 
-def _call(decoder, weights, tokens, position, cache, **source) -> Output:
-    return decoder.apply({"params": weights}, tokens, position=position, cache=cache, **source)
+def _call(decoder, weights, tokens, position, cache, **given) -> Output:
+    """What the model says of the tokens; at the last of them it predicts the one after."""
+    if isinstance(decoder, TwoStream):
+        given["targets"] = position[:, -1:] + 1
+    return decoder.apply({"params": weights}, tokens, position=position, cache=cache, **given)
+
+
+def again(decoder: nn.Module) -> int:
+    """How many of its newest tokens a model reads again with the next one: 0, mostly."""
+    return decoder.again if isinstance(decoder, TwoStream) else 0
+
+
+def _shortened(cache: tuple, tokens: int) -> tuple:
+    """Without the newest tokens of all rows."""
+    return tuple(state.replace(next=state.next - tokens) for state in cache) if tokens else cache
 
 
 def _drawn(sampler: Sampler, draw: Draw, state: State, output: Output) -> tuple[State, Array]:
     """The state after a token drawn from the logits [B, 1, V], and the token's log-probability."""
+    output = output.replace(hidden=output.hidden[:, -1:])
     logits, position = output.logits[:, 0], state.position + 1
     token = sampler(logits, row_keys(draw.seed, draw.request, draw.sample, position))
     score = jnp.take_along_axis(logits, token[:, None], -1)[:, 0] - jax.nn.logsumexp(logits, -1)
     done = state.done | (token[:, None] == draw.eos).any(-1)
-    return State(output.cache, token.astype(jnp.int32), position, done), score
+    state = state.replace(token=token.astype(jnp.int32), position=position, done=done)
+    return state, score

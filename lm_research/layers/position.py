@@ -22,15 +22,18 @@ class Learned(nn.Module):
       length: how many positions there are; the model's context.
       deviation: standard deviation.
       offset: rows of the table that come before the first position's.
+      letter: the logical axis of a row.
     """
 
     length: int
     deviation: float = 0.02
     offset: int = 0
+    letter: str = "D"
 
     @nn.compact
     def __call__(self, position: Array, width: int) -> Array:  # [B, T] -> [B, T, D]
-        init = nn.with_logical_partitioning(nn.initializers.normal(self.deviation), ("T", "D"))
+        normal = nn.initializers.normal(self.deviation)
+        init = nn.with_logical_partitioning(normal, ("T", self.letter))
         table = self.param("table", init, (self.offset + self.length, width))
         table = nn.with_logical_constraint(table, (None, None))
         return jnp.take(table, position + self.offset, 0, mode="clip")

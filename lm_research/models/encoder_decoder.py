@@ -91,6 +91,11 @@ class EncoderDecoder(nn.Module):
         return self.decoder.context
 
     @property
+    def causal(self) -> bool:
+        """Whether tokens see only those before them."""
+        return self.decoder.causal
+
+    @property
     def tied(self) -> bool:
         """Whether the head is the embedding table."""
         return self.decoder.tied

@@ -1,4 +1,4 @@
-"""What a model adds to its trunk: a transform before the vocabulary, and a pooler of whole texts."""
+"""What models add to a trunk: a transform before the vocabulary, and a pooler of whole texts."""
 
 from typing import Any
 

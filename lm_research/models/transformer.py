@@ -148,7 +148,7 @@ class Transformer(nn.Module):
         if self.types:
             kinds = Table(self.types, width, self.deviation, (None, letter), name="type_embedding")
             types = jnp.zeros_like(tokens) if types is None else types
-            x = x + jnp.take(kinds(), types, 0, mode="clip")
+            x = x + jnp.take(shard(kinds(), (None, None)), types, 0, mode="clip")
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         x = Dropout(self.dropout)(x.astype(stream_dtype(self.dtype)))

@@ -176,6 +176,7 @@ def test_greedy_continuations_are_theirs(reference):
             max_new_tokens=12,
             eos_token_id=None,
             pad_token_id=0,
+            use_cache=False,  # theirs has as many layers as the encoder, which may have fewer
         )
         assert result.tokens.tolist() == want[0, 1:].tolist()
 
@@ -431,7 +432,7 @@ def test_sharded_is_whole(model, params, expected, alike):
         sharded = jax.device_put(params, mesh.shardings(boxed))
         key = sharded["decoder"]["stack"]["blocks"]["cross"]["key"]["kernel"]
         assert key.addressable_shards[0].data.shape[1:3] == (key.shape[1] / 2, key.shape[2] / 2)
-        alike(both(model)(sharded), expected)
+        alike(both(model)(sharded), expected, 3e-5)
 
 
 def test_scores_obey_the_chain_rule(model, params):
@@ -446,7 +447,7 @@ def test_scores_obey_the_chain_rule(model, params):
         np.testing.assert_allclose(scores["logprobs"], want, atol=2e-4)
         np.testing.assert_allclose(scores["sum"], want.sum(), atol=1e-3)
         assert scores["tokens"] == text.tolist()
-    with pytest.raises(UserError, match="1 sources for 2 sequences; this model takes a source for"):
+    with pytest.raises(UserError, match="1 sources for 2 sequences; give each one"):
         score(model, params, texts, sources[:1])
 
 
