@@ -66,7 +66,7 @@ def test_trains_resumes_and_generates_or_scores(name, tmp_path, monkeypatch):
             [result] = generate(loaded.model, loaded.params, [prompt], length=4)
             assert len(result.tokens) == 4
         else:
-            [result] = score(loaded.model, loaded.params, [prompt], loaded.tokenizer)
+            [result] = score(loaded.model, loaded.params, [prompt], tokenizer=loaded.tokenizer)
             assert result["sum"] < 0
     assert loaded.step == 4
     assert all(jax.numpy.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded.params))

@@ -5,6 +5,7 @@ from lm_research.models.distilbert import DistilBERT
 from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.gpt2 import GPT2
 from lm_research.models.llama import Llama
+from lm_research.models.original import OriginalTransformer
 from lm_research.models.roberta import RoBERTa
 from lm_research.models.t5 import T5
 from lm_research.models.transformer import Transformer
@@ -17,6 +18,7 @@ __all__ = [
     "EncoderDecoder",
     "GPT2",
     "Llama",
+    "OriginalTransformer",
     "RoBERTa",
     "T5",
     "Transformer",
