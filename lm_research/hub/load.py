@@ -116,13 +116,14 @@ def load(directory: str | Path, model: nn.Module) -> Any:
 def _read(
     stored: Stored, pieces: Sequence[tuple[str, names.Part]], index: list[slice]
 ) -> np.ndarray:
-    if pieces[0][1].layer is None:
-        [(name, part)] = pieces
-        return part.read(lambda cut: stored.read(name, cut), index)
-    layers, *index = index
-    result = np.empty([cut.stop - cut.start for cut in (layers, *index)], np.float32)
-    for row, (name, part) in zip(result, pieces[layers]):
-        row[...] = part.read(lambda cut, name=name: stored.read(name, cut), index)
+    """`index` of a parameter, put together from its pieces: a layer each, or an expert of it."""
+    result = np.empty([cut.stop - cut.start for cut in index], np.float32)
+    depth = len(pieces[0][1].index)
+    for name, part in pieces:
+        place = tuple(i - cut.start for i, cut in zip(part.index, index))
+        if all(0 <= i < cut.stop - cut.start for i, cut in zip(place, index)):
+            read = lambda cut, name=name: stored.read(name, cut)
+            result[place] = part.read(read, index[depth:])
     return result
 
 
