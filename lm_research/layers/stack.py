@@ -133,7 +133,7 @@ class Stack(nn.Module):
 
         scan = nn.scan(
             repetition,
-            variable_axes={"params": 0, "taps": 0, "patches": 0},
+            variable_axes={"params": 0, "taps": 0, "patches": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             length=repeats,
             unroll=repeats if unroll else 1,
