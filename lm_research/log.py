@@ -1,5 +1,6 @@
 """What a run says of itself: numbers, facts, fallbacks, a progress bar and a page of curves."""
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -24,6 +25,7 @@ PACKAGES = (
 _noted: dict[str, Any] = {}
 _fallbacks: list[dict[str, str]] = []
 _strict = False
+_heard = True
 
 
 def strict(on: bool = True) -> None:
@@ -32,12 +34,25 @@ def strict(on: bool = True) -> None:
     _strict = on
 
 
+@contextlib.contextmanager
+def unheard():
+    """Nothing that layers record in here counts: they are traced for their parameters alone."""
+    global _heard
+    before, _heard = _heard, False
+    try:
+        yield
+    finally:
+        _heard = before
+
+
 def fallback(asked: str, got: str, why: str) -> None:
     """Records that `got` is used because `asked` could not be had, and prints it the first time.
 
     Raises:
       UserError: fallbacks are errors (`strict`).
     """
+    if not _heard:
+        return
     if _strict:
         raise UserError(f"asked for {asked}, could only have {got}: {why} (fallbacks are errors)")
     entry = {"asked": asked, "got": got, "why": why}
@@ -48,7 +63,8 @@ def fallback(asked: str, got: str, why: str) -> None:
 
 def note(**facts: Any) -> None:
     """Records facts of this process's run; a later one of the same name replaces it."""
-    _noted.update(facts)
+    if _heard:
+        _noted.update(facts)
 
 
 def facts() -> dict[str, Any]:

@@ -70,7 +70,7 @@ def test_trains_resumes_and_generates(name, tmp_path, monkeypatch):
 )
 def test_as_published_is_an_experiment(argument):
     """Unshrunk: every value is one that the sections take, and samples fit into the context."""
-    from lm_research.data.tokenizer import Bytes
+    from lm_research.data import Bytes
     from lm_research.train.experiment import completed, experiment
     from lm_research.train.journal import check_samples
 

@@ -5,7 +5,8 @@ from lm_research.data.python_docs import PythonDocs
 from lm_research.data.source import Memory, Mix, Slice, Source
 from lm_research.data.text import Documents, TextFiles
 from lm_research.data.tfds import TFDS
-from lm_research.data.tokenizer import BPE, Bytes, Characters, Pretrained, Tokenizer
+from lm_research.data.tokenizer import Tokenizer
+from lm_research.data.vocabulary import BPE, Bytes, Characters, Pretrained
 
 __all__ = [
     "BPE",

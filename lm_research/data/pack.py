@@ -17,7 +17,8 @@ from lm_research.data import tokenizer as tokenizers
 from lm_research.data.shards import Shards
 from lm_research.data.source import Source, within
 from lm_research.data.split import Part, Survey, split, survey
-from lm_research.data.tokenizer import Tokenizer, Trains
+from lm_research.data.tokenizer import Tokenizer
+from lm_research.data.vocabulary import Characters, Pretrained, Trains
 from lm_research.errors import UserError
 
 # xz -9 takes a second per megabyte.
@@ -202,7 +203,7 @@ class Packed:
         sources = (self.source, self.heldout) if given else (self.source,)
         prints = [getattr(source, "fingerprint", lambda: None)() for source in sources]
         described = repr(self.tokenizer)
-        if isinstance(self.tokenizer, tokenizers.Pretrained):
+        if isinstance(self.tokenizer, Pretrained):
             described = self.tokenizer.train(()).hash
         return {
             "tokenizer": described,
@@ -246,7 +247,7 @@ class Packed:
                     f"{found.bytes.sum():,} bytes, split {how!r}; give more text"
                 )
         everything = Part(self.source, np.arange(len(found.bytes)))
-        lists = isinstance(self.tokenizer, tokenizers.Characters)  # as nanoGPT does
+        lists = isinstance(self.tokenizer, Characters)  # as nanoGPT does
         tokenizer = self.tokenizer.train((everything if lists else train).texts())
         written = {}
         for name, part in (("train", train), ("heldout", heldout)):

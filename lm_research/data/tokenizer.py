@@ -1,64 +1,66 @@
-"""Tokenizers: bytes, characters, byte-level BPE, and those that somebody else trained."""
+"""`Tokenizer`: text to ids and back, as a directory of ours or of Hugging Face's has it."""
 
-import dataclasses
 import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers
 
 from lm_research.errors import UserError
 
 END = "<|endoftext|>"
+ROLES = ("eos", "bos", "pad", "mask", "cls", "sep", "unk")
+SENTINEL = "<extra_id_{}>"
 FILES = ("tokenizer.json", "vocab.json")  # any of these makes a directory a tokenizer's
-_CHARACTER = r"[\s\S]"
+CHARACTER = r"[\s\S]"  # how a tokenizer of characters splits
 _NOT_A_CHARACTER = -1
-
-
-@runtime_checkable
-class Trains(Protocol):
-    """Makes a tokenizer of texts."""
-
-    def train(self, texts: Iterable[str]) -> "Tokenizer": ...
 
 
 class Tokenizer:
     """Text to ids and back.
 
-    Text is text: what spells a special token in it is encoded letter by letter, and no special
-      tokens are added.
+    Text is text: what spells a special token in it is encoded letter by letter.
 
     Attributes:
       vocab: V, one more than the largest id.
-      eos, bos, pad: ids, or None where it has none.
+      eos, bos, pad, mask, cls, sep, unk: ids, or None where it has none.
+      sentinels: ids of <extra_id_0>, <extra_id_1>, ..., which stand for what was cut out of a text.
     """
 
     def __init__(
         self,
         tokenizer: tokenizers.Tokenizer,
-        eos: str | None = None,
-        bos: str | None = None,
-        pad: str | None = None,
+        special: Mapping[str, str],
+        config: Mapping[str, Any] | None = None,
     ):
+        """A tokenizer.
+
+        Args:
+          tokenizer: text to ids.
+          special: tokens by role, of `ROLES`.
+          config: what else its tokenizer_config.json says, such as a chat template.
+        """
         # Padding and truncation belong to whoever makes batches.
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
-        self._special = {"eos_token": eos, "bos_token": bos, "pad_token": pad}
+        self._special, self._config = dict(special), dict(config or {})
         self.vocab: int = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-        self.eos, self.bos, self.pad = (
-            None if token is None else tokenizer.token_to_id(token) for token in (eos, bos, pad)
+        self.eos, self.bos, self.pad, self.mask, self.cls, self.sep, self.unk = (
+            tokenizer.token_to_id(special[role]) if role in special else None for role in ROLES
         )
+        found = (tokenizer.token_to_id(SENTINEL.format(i)) for i in itertools.count())
+        self.sentinels = tuple(itertools.takewhile(lambda number: number is not None, found))
 
     def encode(self, text: str) -> np.ndarray:
-        """int32 ids of a text.
+        """int32 ids of a text alone, without special tokens.
 
         Raises:
           UserError: a character is unknown to it.
@@ -80,15 +82,44 @@ class Tokenizer:
         """The text of ids, special tokens spelled out."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
+    def whole(self, text: str) -> np.ndarray:
+        """int32 ids of a text with the special tokens that models expect around one.
+
+        They are those that `transformers` adds: Llama's begins with `bos`, BERT's stands between
+        `cls` and `sep`, and tokenizers that we train add none.
+
+        Raises:
+          UserError: a character is unknown to it.
+        """
+        if self._characters is not None:
+            return self.encode(text)
+        return np.array(self._tokenizer.encode(text, add_special_tokens=True).ids, np.int32)
+
     def prompt(self, text: str) -> np.ndarray:
         """int32 ids from which a model continues `text`; an empty one begins a new text.
 
-        A new text begins after the end of another, or where there is no such token, after a line's.
+        Where nothing marks its beginning, a new text begins after the end of another; where there
+        is no such token, after a line's; and where there are no lines, after the first character.
         """
-        if text:
-            return self.encode(text)
+        if text or len(self.whole("")):
+            return self.whole(text)
         start = self.bos if self.eos is None else self.eos
-        return self.encode("\n") if start is None else np.array([start], np.int32)
+        if start is None:
+            start = self._tokenizer.token_to_id("\n") or 0
+        return np.array([start], np.int32)
+
+    @functools.cached_property
+    def begins_word(self) -> np.ndarray:
+        """bool [V]: whether a token, by how it is spelled, begins a word or stands for itself."""
+        spelled = [self._tokenizer.id_to_token(i) or "" for i in range(self.vocab)]
+        content = json.loads(self._tokenizer.to_str())
+        special = {token["id"] for token in content["added_tokens"] if token["special"]}
+        if prefix := content["model"].get("continuing_subword_prefix"):
+            begins = [not token.startswith(prefix) for token in spelled]
+        else:
+            # How byte-level models and SentencePiece write spaces, and the former line breaks.
+            begins = [token[:1] in (" ", "\n", "Ġ", "Ċ", "▁") for token in spelled]
+        return np.array([b or i in special for i, b in enumerate(begins)])
 
     def save(self, directory: str | Path) -> None:
         """Writes tokenizer.json and tokenizer_config.json, which `transformers` reads, too."""
@@ -97,7 +128,8 @@ class Tokenizer:
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
-            **{name: token for name, token in self._special.items() if token is not None},
+            **self._config,
+            **{f"{role}_token": token for role, token in self._special.items()},
         }
         for name, content in (
             ("tokenizer.json", json.loads(self._tokenizer.to_str())),
@@ -109,12 +141,11 @@ class Tokenizer:
     @functools.cached_property
     def hash(self) -> str:
         """SHA-256 of what determines the ids."""
-        content = {"tokenizer": json.loads(self._tokenizer.to_str()), **self._special}
+        content = {"tokenizer": json.loads(self._tokenizer.to_str()), "special": self._special}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def __reduce__(self):
-        special = (self._special[name] for name in ("eos_token", "bos_token", "pad_token"))
-        return _from_text, (self._tokenizer.to_str(), *special)
+        return _from_text, (self._tokenizer.to_str(), self._special, self._config)
 
     @functools.cached_property
     def _characters(self) -> np.ndarray | None:
@@ -126,7 +157,7 @@ class Tokenizer:
         if content["normalizer"] is not None or content["model"]["type"] != "WordLevel":
             return None
         splits = content["pre_tokenizer"] or {}
-        if splits.get("type") != "Split" or splits["pattern"] != {"Regex": _CHARACTER}:
+        if splits.get("type") != "Split" or splits["pattern"] != {"Regex": CHARACTER}:
             return None
         characters = {c: i for c, i in content["model"]["vocab"].items() if len(c) == 1}
         table = np.full(max(map(ord, characters), default=0) + 2, _NOT_A_CHARACTER, np.int32)
@@ -147,92 +178,6 @@ class Tokenizer:
         return ids
 
 
-@dataclasses.dataclass(frozen=True)
-class Bytes:
-    """UTF-8 bytes, ids 0 to 255, and the end of a text, id 256; nothing to train."""
-
-    def train(self, texts: Iterable[str]) -> Tokenizer:
-        """The tokenizer; it does not read `texts`."""
-        del texts
-        vocab = {character: byte for byte, character in _byte_characters().items()}
-        tokenizer = _byte_level(models.BPE(vocab=vocab, merges=[]), use_regex=False)
-        tokenizer.add_special_tokens([END])
-        return Tokenizer(tokenizer, eos=END, bos=END)
-
-
-@dataclasses.dataclass(frozen=True)
-class Characters:
-    """The characters of the texts, sorted, as in nanoGPT.
-
-    Where there is more than one text, the last id is the end of a text.
-    """
-
-    def train(self, texts: Iterable[str]) -> Tokenizer:
-        """A tokenizer of the characters in `texts`.
-
-        Raises:
-          UserError: there are none.
-        """
-        found: set[str] = set()
-        count = 0
-        for text in texts:
-            found.update(text)
-            count += 1
-        if not found:
-            raise UserError("the texts to find characters in are empty")
-        model = models.WordLevel(vocab={c: i for i, c in enumerate(sorted(found))})
-        tokenizer = tokenizers.Tokenizer(model)
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(_CHARACTER), "isolated")
-        tokenizer.decoder = decoders.Fuse()
-        if count == 1:
-            return Tokenizer(tokenizer)
-        tokenizer.add_special_tokens([END])
-        return Tokenizer(tokenizer, eos=END, bos=END)
-
-
-@dataclasses.dataclass(frozen=True)
-class BPE:
-    """Byte pairs merged by frequency, as in GPT-2; id 0 is the end of a text.
-
-    Attributes:
-      vocab: V, the end of a text and the 256 bytes included.
-      characters: how much text to learn from, at most, from its beginning.
-    """
-
-    vocab: int
-    characters: int = 2_000_000_000
-
-    def __post_init__(self):
-        if self.vocab < 257:
-            raise UserError(
-                f"BPE's vocab is {self.vocab}; it takes 257 or more: 256 bytes and {END}"
-            )
-
-    def train(self, texts: Iterable[str]) -> Tokenizer:
-        """A tokenizer learned from `texts`; a small text gives a smaller vocabulary."""
-        tokenizer = _byte_level(models.BPE())
-        trainer = trainers.BpeTrainer(
-            vocab_size=self.vocab,
-            special_tokens=[END],
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator(_first(texts, self.characters), trainer)
-        return Tokenizer(tokenizer, eos=END, bos=END)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pretrained:
-    """A tokenizer in a directory; nothing to train."""
-
-    path: str
-
-    def train(self, texts: Iterable[str]) -> Tokenizer:
-        """The tokenizer; it does not read `texts`."""
-        del texts
-        return load(self.path)
-
-
 def find(directory: str | Path) -> Tokenizer | None:
     """The tokenizer in `directory`, None where there is none."""
     directory = Path(directory)
@@ -250,7 +195,7 @@ def load(directory: str | Path) -> Tokenizer:
         tokenizer = _read(directory / "tokenizer.json", tokenizers.Tokenizer.from_file)
     elif (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
         model = _read(directory / "vocab.json", lambda path: _merges(path, directory))
-        tokenizer = _byte_level(model)
+        tokenizer = byte_level(model)
         if tokenizer.token_to_id(END) is not None:
             tokenizer.add_special_tokens([END])
     else:
@@ -259,18 +204,15 @@ def load(directory: str | Path) -> Tokenizer:
         raise UserError(
             f"{directory} {what}{lacks}; it takes tokenizer.json, or vocab.json and merges.txt"
         )
-    special = _special(directory, tokenizer)
-    return Tokenizer(tokenizer, special.get("eos"), special.get("bos"), special.get("pad"))
+    return Tokenizer(tokenizer, _special(directory, tokenizer), _config(directory))
 
 
 def _special(directory: Path, tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
-    """Special tokens by name, from the first of the directory's files that says which."""
+    """Special tokens by role, from the first of the directory's files that says which."""
     found: dict[str, str] = {}
     for name in ("tokenizer_config.json", "special_tokens_map.json", "config.json"):
-        if not (directory / name).is_file():
-            continue
-        content = _read(directory / name, lambda path: json.loads(Path(path).read_text("utf-8")))
-        for kind in ("eos", "bos", "pad"):
+        content = _json(directory / name)
+        for kind in ROLES:
             token = content.get(f"{kind}_token")
             token = token.get("content") if isinstance(token, Mapping) else token
             if token is None and (number := content.get(f"{kind}_token_id")) is not None:
@@ -284,6 +226,23 @@ def _special(directory: Path, tokenizer: tokenizers.Tokenizer) -> dict[str, str]
     return found
 
 
+def _config(directory: Path) -> dict[str, Any]:
+    """What tokenizer_config.json says, and the chat template, which may be a file of its own."""
+    config = _json(directory / "tokenizer_config.json")
+    # `transformers` takes every token that it finds here for one to add: tokenizer.json has them.
+    config.pop("added_tokens_decoder", None)
+    if (template := directory / "chat_template.jinja").is_file():
+        config["chat_template"] = template.read_text("utf-8")
+    return config
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """An object in a file; empty where there is no file."""
+    if not path.is_file():
+        return {}
+    return _read(path, lambda name: json.loads(Path(name).read_text("utf-8")))
+
+
 def _read(path: Path, reader: Any) -> Any:
     try:
         return reader(str(path))
@@ -295,27 +254,13 @@ def _merges(vocab: str, directory: Path) -> models.BPE:
     return models.BPE.from_file(vocab, str(directory / "merges.txt"))
 
 
-def _from_text(text: str, *special: str | None) -> Tokenizer:
-    return Tokenizer(tokenizers.Tokenizer.from_str(text), *special)
+def _from_text(text: str, *rest: Mapping[str, Any]) -> Tokenizer:
+    return Tokenizer(tokenizers.Tokenizer.from_str(text), *rest)
 
 
-def _byte_level(model: models.Model, use_regex: bool = True) -> tokenizers.Tokenizer:
+def byte_level(model: models.Model, use_regex: bool = True) -> tokenizers.Tokenizer:
+    """A tokenizer of bytes written as characters, as GPT-2's is, around a model of pieces."""
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
-
-
-def _byte_characters() -> dict[int, str]:
-    """How byte-level models write each byte: printable ones stand for themselves."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = itertools.count(256)
-    return {byte: chr(byte) if byte in printable else chr(next(others)) for byte in range(256)}
-
-
-def _first(texts: Iterable[str], characters: int) -> Iterator[str]:
-    for text in texts:
-        if characters <= 0:
-            return
-        yield text[:characters]
-        characters -= len(text)

@@ -50,7 +50,7 @@ class HeldOut:
                 measured = measure(model, params, mesh.place(batch))
                 total = measured if total is None else metrics.add(total, measured)
             numbers = {name: float(mean.value()) for name, mean in total.items()}
-            return numbers | derived(numbers, data.facts)
+            return numbers | (derived(numbers, data.facts) if objective.likelihood else {})
 
         return evaluate
 

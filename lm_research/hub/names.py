@@ -1,6 +1,7 @@
 """What a family's table means for one model: where in which tensor each parameter lies."""
 
 import dataclasses
+import functools
 import math
 import re
 import sys
@@ -9,12 +10,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lm_research import models, tree
 from lm_research.errors import UserError
 from lm_research.models.family import Family, Row
+from lm_research.models.initial import initial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +118,7 @@ def families() -> tuple[Family, ...]:
 
 def abstract(model: nn.Module) -> Any:
     """The model's parameters as shapes, boxed with the names of their axes: nothing is computed."""
-    tokens = jnp.zeros((1, 2), jnp.int32)
-    return jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
+    return jax.eval_shape(functools.partial(initial, model), jax.random.key(0))
 
 
 def parameters(boxed: Any) -> dict[str, Parameter]:

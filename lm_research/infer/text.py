@@ -92,7 +92,7 @@ def encoded(line: Line, tokenizer: Any, begins: bool) -> np.ndarray:
     except UnicodeEncodeError:
         raise UserError(f"{line.where} is not Unicode text; give it as UTF-8") from None
     try:
-        return tokenizer.prompt(line.text) if begins else tokenizer.encode(line.text)
+        return tokenizer.prompt(line.text) if begins else tokenizer.whole(line.text)
     except UserError as error:
         raise UserError(f"{line.where}: {error}") from None
 

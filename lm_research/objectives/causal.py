@@ -1,7 +1,7 @@
 """Predict each token from those before it."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -21,16 +21,27 @@ class Causal:
     Attributes:
       length: T, the tokens that a model reads at once.
       z_loss, smoothing, chunk: see `token_loss`.
+      likelihood: the loss is the negative log-probability of the text.
     """
 
     length: int
     z_loss: float = 0.0
     smoothing: float = 0.0
     chunk: int | None = None
+    likelihood: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.chunk is not None and (self.chunk < 1 or self.length % self.chunk):
             raise ValueError(f"chunk {self.chunk} does not divide length {self.length}")
+
+    def refusal(self, model: nn.Module) -> str:
+        """Why this cannot train `model`; empty where it can."""
+        return "" if model.causal else "an encoder sees the token that it would have to predict"
+
+    def bound(self, tokenizer: Any) -> "Causal":
+        """This objective, with what it needs to know of the tokenizer: nothing."""
+        del tokenizer
+        return self
 
     def example(
         self, record: dict[str, np.ndarray], rng: np.random.Generator

@@ -118,6 +118,9 @@ class Experiment:
         config.at_least(self.objective, "objective", 1, "length")
         for name, evaluator in self.evals.items():
             config.at_least(evaluator, f"evals.{name}", 1, "every")
+        if reason := self.objective.refusal(self.model):
+            kind = type(self.objective).__name__
+            raise UserError(f"objective {kind} cannot train this model: {reason}")
         if self.batch.size % self.batch.microbatches:
             raise UserError(
                 f"batch.size {self.batch.size} is not a multiple of "
@@ -129,6 +132,14 @@ class Experiment:
                 f"objective.length {self.objective.length} is more than the {context} positions "
                 "that the model has (model.context)"
             )
+
+    def bound(self, tokenizer: Any) -> "Experiment":
+        """With the special tokens that the objective needs.
+
+        Raises:
+          UserError: the tokenizer lacks one.
+        """
+        return dataclasses.replace(self, objective=self.objective.bound(tokenizer))
 
 
 # Sections of one kind need not name it.

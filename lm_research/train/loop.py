@@ -39,7 +39,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
       UserError: anything that the config, its files or the machine cannot do.
     """
     resolved, data = prepare(given, workdir)
-    x = experiment(resolved)
+    x = experiment(resolved).bound(data.tokenizer)
     with (
         x.mesh.activate(),
         Interruption() as interruption,

@@ -15,6 +15,7 @@ import optax
 from flax import struct
 
 from lm_research import mesh, metrics, tree
+from lm_research.models.initial import initial
 from lm_research.train.experiment import Experiment
 
 Array = jax.Array
@@ -45,7 +46,7 @@ class Trainer:
 
     def params(self, key: Array) -> Tree:
         """Initial parameters, boxed with the names of their axes."""
-        return self.experiment.model.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+        return initial(self.experiment.model, key)
 
     def abstract(self) -> State:
         """Shapes and shardings of the state on the current mesh: nothing is computed.

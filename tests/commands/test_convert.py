@@ -8,7 +8,8 @@ from absl import flags
 
 from lm_research import config, mesh, tree
 from lm_research.commands import convert
-from lm_research.data.tokenizer import Bytes, load
+from lm_research.data import Bytes
+from lm_research.data.tokenizer import load
 from lm_research.errors import UserError
 from lm_research.hub import names, save
 from lm_research.train import restore

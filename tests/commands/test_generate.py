@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lm_research.data.tokenizer import Bytes
+from lm_research.data import Bytes
 
 torch = pytest.importorskip("torch", reason="the reference is torch's: install the extra `verify`")
 transformers = pytest.importorskip("transformers", reason="it is the reference: extra `verify`")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lm_research import config, mesh
-from lm_research.data.tokenizer import Bytes
+from lm_research.data import Bytes
 from lm_research.errors import UserError
 from lm_research.hub import load, save
 

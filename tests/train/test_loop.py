@@ -187,7 +187,7 @@ def gpt2(tmp_path):
     """A Hugging Face directory with a tiny GPT-2 and a tokenizer of bytes."""
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from lm_research.data.tokenizer import Bytes
+    from lm_research.data import Bytes
 
     directory = tmp_path / "gpt2"
     sizes = dict(vocab_size=257, n_embd=16, n_layer=1, n_head=2, n_positions=16)

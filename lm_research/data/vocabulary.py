@@ -1,0 +1,148 @@
+"""Tokenizers as a config names them: bytes, characters, byte-level BPE, or somebody else's."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, Protocol, runtime_checkable
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from lm_research.data.tokenizer import CHARACTER, END, SENTINEL, Tokenizer, byte_level, load
+from lm_research.errors import UserError
+
+Role = Literal["pad", "mask", "cls", "sep"]  # what a tokenizer of ours has besides when asked
+
+
+@runtime_checkable
+class Trains(Protocol):
+    """Makes a tokenizer of texts."""
+
+    def train(self, texts: Iterable[str]) -> "Tokenizer": ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Bytes:
+    """UTF-8 bytes, ids 0 to 255, and the end of a text, id 256; nothing to train.
+
+    Attributes:
+      roles: special tokens to have besides, in this order.
+      sentinels: how many sentinel tokens to have.
+    """
+
+    roles: tuple[Role, ...] = ()
+    sentinels: int = 0
+
+    def train(self, texts: Iterable[str]) -> Tokenizer:
+        """The tokenizer; it does not read `texts`."""
+        del texts
+        vocab = {character: byte for byte, character in _byte_characters().items()}
+        tokenizer = byte_level(models.BPE(vocab=vocab, merges=[]), use_regex=False)
+        special = _special_tokens(self.roles)
+        tokenizer.add_special_tokens(_spelled(special, self.sentinels))
+        return Tokenizer(tokenizer, special)
+
+
+@dataclasses.dataclass(frozen=True)
+class Characters:
+    """The characters of the texts, sorted, as in nanoGPT.
+
+    Where there is more than one text, the last id is the end of a text.
+    """
+
+    def train(self, texts: Iterable[str]) -> Tokenizer:
+        """A tokenizer of the characters in `texts`.
+
+        Raises:
+          UserError: there are none.
+        """
+        found: set[str] = set()
+        count = 0
+        for text in texts:
+            found.update(text)
+            count += 1
+        if not found:
+            raise UserError("the texts to find characters in are empty")
+        model = models.WordLevel(vocab={c: i for i, c in enumerate(sorted(found))})
+        tokenizer = tokenizers.Tokenizer(model)
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(CHARACTER), "isolated")
+        tokenizer.decoder = decoders.Fuse()
+        if count == 1:
+            return Tokenizer(tokenizer, {})
+        tokenizer.add_special_tokens([END])
+        return Tokenizer(tokenizer, _special_tokens())
+
+
+@dataclasses.dataclass(frozen=True)
+class BPE:
+    """Byte pairs merged by frequency, as in GPT-2; id 0 is the end of a text.
+
+    Attributes:
+      vocab: V, the special tokens and the 256 bytes included.
+      characters: how much text to learn from, at most, from its beginning.
+      roles: special tokens to have besides the end of a text, in this order from id 1 on.
+      sentinels: how many sentinel tokens to have, after them.
+    """
+
+    vocab: int
+    characters: int = 2_000_000_000
+    roles: tuple[Role, ...] = ()
+    sentinels: int = 0
+
+    def __post_init__(self):
+        special = _spelled(_special_tokens(self.roles), self.sentinels)
+        if self.vocab < 256 + len(special):
+            raise UserError(
+                f"BPE's vocab is {self.vocab}; it takes {256 + len(special)} or more: 256 bytes, "
+                f"{END} and {len(special) - 1} other special tokens"
+            )
+
+    def train(self, texts: Iterable[str]) -> Tokenizer:
+        """A tokenizer learned from `texts`; a small text gives a smaller vocabulary."""
+        tokenizer = byte_level(models.BPE())
+        special = _special_tokens(self.roles)
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.vocab,
+            special_tokens=_spelled(special, self.sentinels),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(_first(texts, self.characters), trainer)
+        return Tokenizer(tokenizer, special)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A tokenizer in a directory; nothing to train."""
+
+    path: str
+
+    def train(self, texts: Iterable[str]) -> Tokenizer:
+        """The tokenizer; it does not read `texts`."""
+        del texts
+        return load(self.path)
+
+
+def _special_tokens(roles: Iterable[Role] = ()) -> dict[str, str]:
+    """How our own tokenizers spell special tokens: a text ends, and another begins, with `END`."""
+    return {"eos": END, "bos": END, **{role: f"<|{role}|>" for role in roles}}
+
+
+def _spelled(special: Mapping[str, str], sentinels: int) -> list[str]:
+    """Special tokens and sentinels, in the order of their ids."""
+    return [*dict.fromkeys(special.values()), *(SENTINEL.format(i) for i in range(sentinels))]
+
+
+def _byte_characters() -> dict[int, str]:
+    """How byte-level models write each byte: printable ones stand for themselves."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = itertools.count(256)
+    return {byte: chr(byte) if byte in printable else chr(next(others)) for byte in range(256)}
+
+
+def _first(texts: Iterable[str], characters: int) -> Iterator[str]:
+    for text in texts:
+        if characters <= 0:
+            return
+        yield text[:characters]
+        characters -= len(text)

@@ -1,0 +1,19 @@
+"""How any model starts: the one place that calls a module's `init`."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm_research import log
+
+
+def initial(model: nn.Module, key: jax.Array) -> Any:
+    """Parameters drawn from `key`, boxed with the names of their axes.
+
+    What layers say of the two tokens that they are traced with says nothing of a run, and is not
+    recorded.
+    """
+    with log.unheard():
+        return model.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
