@@ -1,4 +1,4 @@
-"""Prove that a checkpoint computes the same here and in PyTorch `transformers`, or say where not."""
+"""Compare a checkpoint with PyTorch `transformers`, and say where the two part."""
 
 from pathlib import Path
 
@@ -8,9 +8,7 @@ from absl import flags
 def define() -> None:
     """--checkpoint, --tolerance, --batch, --length, --gradient."""
     flags.DEFINE_string("checkpoint", None, "a run's directory or a Hugging Face directory")
-    flags.DEFINE_float(
-        "tolerance", 1e-4, "of each difference, as a part of the largest entry", 0.0
-    )
+    flags.DEFINE_float("tolerance", 1e-4, "of each difference, as a part of the largest entry", 0.0)
     flags.DEFINE_integer("batch", 3, "sequences in each comparison", 1)
     flags.DEFINE_integer("length", 64, "tokens in each sequence", 2)
     flags.DEFINE_bool("gradient", True, "whether to compare gradients, too: twice the memory")

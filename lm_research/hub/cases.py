@@ -163,8 +163,8 @@ class _Maker:
             # Of another length than the target, so that the two cannot be taken for each other.
             read = np.ones((B, T + 3), int)
             if not present.all():
-                side = slice(None) if present[0, 0] and present[:, 0].all() else slice(None, None, -1)
-                read = (np.arange(T + 3) < present.sum(1)[:, None] + 2).astype(int)[:, side]
+                read = (np.arange(T + 3) < present.sum(1)[:, None] + 2).astype(int)
+                read = read if present[:, 0].all() else read[:, ::-1]
             given |= {"source": self.random(read), "source_present": read}
         return Case(name, tokens, present, targets, weights.astype(np.float32), **given, **how)
 
@@ -174,7 +174,7 @@ class _Maker:
         return self._rng.choice(usual if len(usual) else np.arange(self.model.vocab), like.shape)
 
     def text(self, like: np.ndarray, tokenizer: Any) -> np.ndarray:
-        """English, of what Python's `help()` says; some of it masked where the model reads both ways."""
+        """English that `help()` shows, some of it masked where the model reads both ways."""
         from pydoc_data.topics import topics
 
         text = " ".join(topics[name] for name in sorted(topics))[: 20 * like.size]

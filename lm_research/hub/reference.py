@@ -11,7 +11,10 @@ from lm_research.errors import UserError
 from lm_research.hub.cases import Case
 from lm_research.hub.safetensors import listed
 
-EXTRA = "verify compares with PyTorch `transformers`, which is not here: pip install 'lm_research[verify]'"
+EXTRA = (
+    "verify compares with PyTorch `transformers`, which is not here; "
+    "pip install 'lm_research[verify]' brings it"
+)
 
 
 class Reference:

@@ -44,15 +44,11 @@ def parting(points: list[Point], tolerance: float) -> tuple[Point, Point | None]
 
     That is where the difference jumps; else where it first exceeds the tolerance, or is largest.
     """
-    before = NOISE
-    for i, point in enumerate(points):
-        if point.difference > JUMP * before:
-            break
-        before = max(before, point.difference)
-    else:
-        worst = max(range(len(points)), key=lambda i: points[i].difference)
-        over = (i for i, point in enumerate(points) if point.difference > tolerance)
-        i = next(over, worst)
+    differences = [point.difference for point in points]
+    before = np.maximum.accumulate([NOISE, *differences])
+    jumps = (i for i, found in enumerate(differences) if found > JUMP * before[i])
+    over = (i for i, found in enumerate(differences) if found > tolerance)
+    i = next(jumps, next(over, int(np.argmax(differences))))
     return points[i], points[i - 1] if i else None
 
 
@@ -112,8 +108,9 @@ def difference(ours: Any, theirs: Any, floor: float = 0.0) -> float:
 def _activations(model: nn.Module, params: Any, case: Case, positions: bool) -> dict[str, Any]:
     """Ours by path: what modules with parameters give, and taps; stacked over layers."""
     tokens, keywords = case.given(positions)
-    owns = lambda module, method: method == "__call__" and any(
-        module.has_variable("params", name) for name in ("kernel", "scale", "table")
+    owns = lambda module, method: (
+        method == "__call__"
+        and any(module.has_variable("params", name) for name in ("kernel", "scale", "table"))
     )
 
     @jax.jit
@@ -208,4 +205,3 @@ def _aligned(case: Case, ours: Any, theirs: np.ndarray) -> tuple[np.ndarray, np.
     if len(ours) != len(theirs) or ours.size != theirs.size:
         return None
     return ours.reshape(len(ours), -1), theirs.reshape(len(theirs), -1)
-

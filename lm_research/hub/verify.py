@@ -1,9 +1,8 @@
-"""`verify`: whether a Hugging Face directory's model computes here what it does in `transformers`."""
+"""`verify`: a Hugging Face directory's model here and in `transformers`, on the same inputs."""
 
 import dataclasses
 import functools
 import gc
-import json
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -118,7 +117,6 @@ class Report:
 
 def verify(
     directory: str | Path,
-    section: Mapping[str, Any],
     model: nn.Module,
     params: Callable[[], Any],
     limits: Limits = Limits(),
@@ -127,7 +125,6 @@ def verify(
 
     Args:
       directory: Hugging Face's, of the same weights.
-      section: the model section that makes `model`.
       model: ours, in float32.
       params: reads its parameters onto the current mesh.
       limits: how much is computed, and how close it has to be.
@@ -139,9 +136,7 @@ def verify(
     architecture = load.family(directory).architecture
     reference = Reference(directory, architecture)
     inputs = _cases(directory, model, reference, limits)
-    layout = names.layout(
-        load.family(directory), names.parameters(names.abstract(model))
-    )
+    layout = names.layout(load.family(directory), names.parameters(names.abstract(model)))
     with tempfile.TemporaryDirectory() as scratch:
         for i, case in enumerate(inputs):
             save_file(reference.measured(case, limits.gradient), f"{scratch}/{i}.safetensors")
@@ -169,9 +164,7 @@ def verify(
     return dataclasses.replace(report, parted=_told(rows[at], points, limits.tolerance))
 
 
-def _cases(
-    directory: Path, model: nn.Module, reference: Reference, limits: Limits
-) -> list[Case]:
+def _cases(directory: Path, model: nn.Module, reference: Reference, limits: Limits) -> list[Case]:
     tokenizer = tokenizers.find(directory)
     if tokenizer is not None and tokenizer.vocab > model.vocab:
         raise UserError(
@@ -234,9 +227,7 @@ def _row(case: Case, found: tuple, theirs: Any, layout: Mapping[str, names.Tenso
     held = [name for name, tensor in layout.items() if _has_gradient(tensor)]
     expected = lambda name: theirs.get_tensor(f"gradient {name}")
     floor = FLOOR * float(np.median([np.abs(expected(name)).max() for name in held]))
-    each = {
-        name: difference(layout[name].made(read), expected(name), floor) for name in held
-    }
+    each = {name: difference(layout[name].made(read), expected(name), floor) for name in held}
     worst = max(each, key=each.get)
     return dataclasses.replace(row, gradient=each[worst], tensor=worst)
 
