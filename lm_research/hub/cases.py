@@ -26,7 +26,8 @@ class Case:
       weights: of the targets.
       types: of the tokens, for models that have them.
       source, source_present: what an encoder reads, for models that have one.
-      start: the first token's position.
+      last: the last token's position, where tokens stand apart so that it is reached; 0 where they
+        stand side by side.
       packed: whether our model reads all rows in one, a segment each.
       bare: whether nothing but tokens is given, neither positions nor a mask.
     """
@@ -39,14 +40,17 @@ class Case:
     types: np.ndarray | None = None  # [B, T]
     source: np.ndarray | None = None  # [B, S]
     source_present: np.ndarray | None = None  # [B, S]
-    start: int = 0
+    last: int = 0
     packed: bool = False
     bare: bool = False
 
     @property
     def position(self) -> np.ndarray:  # [B, T]
         """Of each token in its row; padding is at the row's first position."""
-        return self.start + np.maximum(np.cumsum(self.present, 1) - 1, 0)
+        if self.last:
+            apart = np.linspace(0, self.last, self.tokens.shape[1]).astype(int)
+            return np.broadcast_to(apart, self.tokens.shape)
+        return np.maximum(np.cumsum(self.present, 1) - 1, 0)
 
     def given(self, positions: bool) -> tuple[np.ndarray, dict[str, Any]]:
         """Tokens and keywords of our model's call.
@@ -122,7 +126,7 @@ def cases(
     if not make.source:
         found.append(make("packed", make.random(whole), right, packed=True))
     if context is not None:
-        found.append(make("last position", make.random(whole), whole, start=context - length))
+        found.append(make("last position", make.random(whole), whole, last=context - 1))
     return found
 
 
@@ -138,7 +142,7 @@ def until(case: Case, context: int) -> Case:
         for name in ("source", "source_present")
         if (value := getattr(case, name)) is not None
     }
-    return dataclasses.replace(case, **arrays, **source, types=types, start=0)
+    return dataclasses.replace(case, **arrays, **source, types=types, last=0)
 
 
 class _Maker:

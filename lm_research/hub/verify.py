@@ -182,7 +182,7 @@ def _cases(directory: Path, model: nn.Module, reference: Reference, limits: Limi
         types=reference.types,
     )
     if not reference.positions:  # it can't be told to begin at the end
-        found = [until(case, context) if case.start else case for case in found]
+        found = [until(case, context) if case.last else case for case in found]
     return found
 
 
