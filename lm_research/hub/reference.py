@@ -20,6 +20,9 @@ EXTRA = (
 class Reference:
     """A model as `transformers` has it.
 
+    Attributes:
+      versions: of the packages that it is made with.
+
     Raises:
       UserError: PyTorch or `transformers` is not installed, or `transformers` does not find all
         weights in the directory.
@@ -72,6 +75,20 @@ class Reference:
         """How many types of tokens it tells apart."""
         found = getattr(self.model.config, "type_vocab_size", 0)
         return found if "token_type_ids" in self._accepts else 0
+
+    def order(self, case: Case) -> dict[str, int]:
+        """When each parameter is first used, from the tokens to the loss."""
+        own = {
+            name: module._parameters
+            for name, module in self.model.named_modules()
+            if module._parameters
+        }
+        calls = dict.fromkeys(name for name, _ in self.activations(case, list(own), []))
+        return {
+            f"{module}.{name}": place
+            for place, module in enumerate(calls)
+            for name in own.get(module, ())
+        }
 
     def measured(self, case: Case, gradient: bool) -> dict[str, np.ndarray]:
         """`logits` [tokens, V], the mean `loss`, and `gradient NAME` of every parameter."""

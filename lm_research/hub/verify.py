@@ -59,7 +59,9 @@ class Row:
       case: its name.
       shape: B and T.
       logits, loss: their differences.
-      gradient: the largest of any tensor, and that tensor's name; None where it was not compared.
+      gradient: the largest of any tensor; None where gradients were not compared.
+      tensor: whose that is.
+      nearest: of those beyond the tolerance, the tensor nearest to the loss.
     """
 
     case: str
@@ -68,6 +70,7 @@ class Row:
     loss: float
     gradient: float | None = None
     tensor: str = ""
+    nearest: str = ""
 
     @property
     def largest(self) -> float:
@@ -140,7 +143,8 @@ def verify(
     with tempfile.TemporaryDirectory() as scratch:
         for i, case in enumerate(inputs):
             save_file(reference.measured(case, limits.gradient), f"{scratch}/{i}.safetensors")
-        positions, versions = reference.positions, reference.versions
+        positions, order = reference.positions, reference.order(inputs[0])
+        versions = {**reference.versions, "jax": jax.__version__}
         del reference
         gc.collect()
         ours = params()
@@ -148,7 +152,7 @@ def verify(
         for i, case in enumerate(inputs):
             found = _measured(model, limits.gradient, ours, *case.given(positions), *_goal(case))
             with safe_open(f"{scratch}/{i}.safetensors", framework="numpy") as theirs:
-                rows.append(_row(case, found, theirs, layout))
+                rows.append(_row(case, found, theirs, layout, order, limits.tolerance))
     report = Report(
         architecture,
         versions,
@@ -216,7 +220,14 @@ def _measured(
     return logits, loss, gradients
 
 
-def _row(case: Case, found: tuple, theirs: Any, layout: Mapping[str, names.Tensor]) -> Row:
+def _row(
+    case: Case,
+    found: tuple[Array, Array, Any],
+    theirs: Any,
+    layout: Mapping[str, names.Tensor],
+    order: Mapping[str, int],
+    tolerance: float,
+) -> Row:
     logits, loss, gradients = found
     apart = difference(case.flat(logits), theirs.get_tensor("logits"))
     row = Row(case.name, case.tokens.shape, apart, difference(loss, theirs.get_tensor("loss")))
@@ -229,7 +240,9 @@ def _row(case: Case, found: tuple, theirs: Any, layout: Mapping[str, names.Tenso
     floor = FLOOR * float(np.median([np.abs(expected(name)).max() for name in held]))
     each = {name: difference(layout[name].made(read), expected(name), floor) for name in held}
     worst = max(each, key=each.get)
-    return dataclasses.replace(row, gradient=each[worst], tensor=worst)
+    apart = [name for name in held if not each[name] <= tolerance]
+    nearest = max(apart, key=lambda name: order.get(name, -1), default="")
+    return dataclasses.replace(row, gradient=each[worst], tensor=worst, nearest=nearest)
 
 
 def _has_gradient(tensor: names.Tensor) -> bool:
@@ -242,8 +255,8 @@ def _told(row: Row, points: list[trace.Point], tolerance: float) -> str:
     point, before = trace.parting(points, tolerance)
     if row.logits <= tolerance and row.loss <= tolerance:
         return (
-            f"parts first in '{row.case}', in the gradient alone: {row.tensor}, "
-            f"by {row.gradient:.1e}"
+            f"parts first in '{row.case}', in gradients alone, next to the loss in that of "
+            f"{row.nearest}; the largest difference is {row.gradient:.1e}"
         )
     after = "" if before is None else f"; what comes before agrees, last {before.theirs}"
     return f"parts first in '{row.case}', in {point}{after}"
