@@ -1,4 +1,4 @@
-"""Print a checkpoint's held-out loss, perplexity and bits per byte."""
+"""Print a checkpoint's held-out loss, and of one that continues texts, bits per byte."""
 
 import tempfile
 from pathlib import Path
@@ -22,7 +22,7 @@ def run(values: flags.FlagValues) -> None:
     from lm_research import mesh
     from lm_research.errors import UserError
     from lm_research.evals import HeldOut
-    from lm_research.objectives import Causal
+    from lm_research.objectives import Causal, Masked
     from lm_research.train.restore import open_checkpoint
 
     with mesh.single(), tempfile.TemporaryDirectory() as scratch:
@@ -31,8 +31,10 @@ def run(values: flags.FlagValues) -> None:
         if values.paths is None:
             objective, data = _of_run(Path(values.checkpoint), loaded, values.length)
         else:
-            objective = Causal(values.length or loaded.model.context or 1024)
+            kind = Causal if loaded.model.causal else Masked
+            objective = kind(values.length or loaded.model.context or 1024)
             data = _of_files(values.paths, loaded, objective.length, Path(scratch))
+            objective = objective.bound(loaded.tokenizer)
         context = loaded.model.context
         if context is not None and objective.length > context:
             raise UserError(f"--length={objective.length}: the model's context is {context}")

@@ -72,6 +72,23 @@ def context(directory: str | Path) -> int | None:
     return _config(Path(directory)).get(CONTEXT)
 
 
+def family(directory: str | Path) -> Family:
+    """The family of the model in a Hugging Face directory.
+
+    Raises:
+      UserError: its architecture is not supported.
+    """
+    return _family(_config(Path(directory)), Path(directory))
+
+
+def special(directory: str | Path, vocab: int) -> list[int]:
+    """The tokens below `vocab` that config.json says mean something of their own."""
+    found = _config(Path(directory)).items()
+    named = [value for key, value in found if key.endswith("_token_id")]
+    flat = [number for value in named for number in (value if isinstance(value, list) else [value])]
+    return sorted({number for number in flat if type(number) is int and 0 <= number < vocab})
+
+
 def load(directory: str | Path, model: nn.Module) -> Any:
     """The parameters of `model` from a Hugging Face directory, float32, on the current mesh.
 

@@ -43,7 +43,8 @@ class Part:
       index: of the layer, and of the expert where each has a tensor of its own, in the parameter;
         empty where the tensor holds all of it.
       letters, shape: of the parameter at that index.
-      groups: the tensor's axes, each one letter or several that are flattened.
+      groups: the tensor's axes, each one letter, several that are flattened, or none for an axis of
+        one.
       axis: of the tensor, along which parts are joined; None for a part that is the whole.
       start: of this part along `axis`.
       stored: whether the model has the parameter; a bias that it lacks is zero.
@@ -82,6 +83,9 @@ class Part:
         sizes = dict(zip(self.letters, self.shape))
         slices, shape = [], []
         for axis, group in enumerate(self.groups):
+            if not group:
+                slices.append(slice(0, 1))
+                continue
             # Of letters flattened into one axis, the first is cut here and the others below.
             outer, inner = wanted[group[0]], [sizes[letter] for letter in group[1:]]
             start = self.start if axis == self.axis else 0
@@ -91,7 +95,7 @@ class Part:
         flat = "".join(self.groups)
         array = read(tuple(slices)).reshape(shape)
         array = array.transpose([flat.index(letter) for letter in self.letters])
-        outers = {group[0] for group in self.groups}
+        outers = {group[0] for group in self.groups if group}
         return array[tuple(slice(None) if x in outers else wanted[x] for x in self.letters)]
 
 
@@ -263,7 +267,7 @@ def _parts(
 
 def _groups(axes: str) -> tuple[tuple[str, ...], int | None]:
     """The axes of a row, and which of them is joined: `D+(NH)` is (D, NH) and 1."""
-    found = re.findall(r"(\+?)(?:\(([A-Z]+)\)|([A-Z_]))", axes)
+    found = re.findall(r"(\+?)(?:\(([A-Z]+)\)|([A-Z_])|1)", axes)
     joined = [i for i, (plus, _, _) in enumerate(found) if plus]
     return tuple(several or one for _, several, one in found), joined[0] if joined else None
 

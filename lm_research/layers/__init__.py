@@ -12,7 +12,7 @@ is also the width of embeddings that are not as wide as the model, and of what h
 """
 
 from lm_research.layers.attention import Attention, head_norm
-from lm_research.layers.cache import KeyValue
+from lm_research.layers.cache import HiddenMemory, KeyValue
 from lm_research.layers.dropout import Dropout
 from lm_research.layers.einsum import Einsum, product, shard, stream_dtype
 from lm_research.layers.experts import Experts
@@ -22,6 +22,7 @@ from lm_research.layers.mlp import ACTIVATIONS, MLP, GatedMLP
 from lm_research.layers.norm import LayerNorm, RMSNorm
 from lm_research.layers.output import Head, Output, Transform
 from lm_research.layers.position import ALiBi, Bias, Learned, RelativeBias, Rotary, Sinusoidal
+from lm_research.layers.relative import RelativeAttention
 from lm_research.layers.scaling import LinearScaling, Llama3Scaling, YaRN
 from lm_research.layers.stack import Block, Stack, separated
 from lm_research.layers.tap import Patch, tap
@@ -38,6 +39,7 @@ __all__ = [
     "Experts",
     "GatedMLP",
     "Head",
+    "HiddenMemory",
     "KeyValue",
     "LayerNorm",
     "Learned",
@@ -48,6 +50,7 @@ __all__ = [
     "Output",
     "Patch",
     "RMSNorm",
+    "RelativeAttention",
     "RelativeBias",
     "Rotary",
     "Sinusoidal",

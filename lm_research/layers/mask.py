@@ -35,6 +35,17 @@ class Mask:
     segments: tuple[Array, Array] | None = None  # [B, T], [B, S]
     allowed: Array | None = None  # [B, T, S]
 
+    @classmethod
+    def factorised(cls, order: Array) -> "Mask":  # [B, T]
+        """Who may be predicted from whom where the chain rule goes through a row in an order.
+
+        Args:
+          order: of each token, the first is 1; those of order 0 are context, which all see. A token
+            is predicted from the context and from what comes before it in the order (Yang et al.,
+            2019, equations 3 and 5).
+        """
+        return cls(allowed=order[:, None, :] < jnp.maximum(order, 1)[:, :, None])
+
     @property
     def static(self) -> bool:
         """Whether it depends on orders alone."""

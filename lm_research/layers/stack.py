@@ -156,7 +156,7 @@ class Stack(nn.Module):
         blocks = tuple(block.copy(name=name) for name, block in zip(names, self.period))
         scan = nn.scan(
             lambda period, x, states: period(x, states, given),
-            variable_axes={"params": 0, "taps": 0, "patches": 0},
+            variable_axes={"params": 0, "taps": 0, "patches": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             length=repeats,
             unroll=repeats if unroll else 1,
