@@ -27,7 +27,7 @@ from lm_research.weights import Full
 BAR = 1.5
 # Mixtral 8x7B's proportions: four queries per key, and experts of 3.5 times the width.
 SHAPE = dict(vocab=8192, width=256, layers=4, heads=8, kv_heads=2)
-HIDDEN, LENGTH, ROWS = 896, 256, 8
+HIDDEN, LENGTH, ROWS = 896, 512, 16
 MODELS = {
     "experts": Mixtral(**SHAPE, hidden=HIDDEN, experts=8, active=2),
     "dense": Llama(**SHAPE, hidden=2 * HIDDEN),

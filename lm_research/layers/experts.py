@@ -23,7 +23,8 @@ from lm_research.layers.mlp import ACTIVATIONS, Activation
 from lm_research.layers.tap import tap
 
 Array = jax.Array
-PADDING = 4  # blocks of rows per expert on CPU, if all had the same number; 8 is slower
+BLOCK = 128  # rows that a CPU multiplies by one matrix, at least, or it would copy too often
+PADDING = 8  # such blocks of each expert where rows are many, so that the last is an eighth at most
 
 
 class Experts(nn.Module):
@@ -153,7 +154,7 @@ class Groups:
     def of(cls, chosen: Array, experts: int) -> "Groups":
         """Of choices [choices], each an expert from 0 to `experts`, or any other number."""
         count = len(chosen)
-        block = max(1, count // (PADDING * experts)) if one_cpu() else 1
+        block = _block(count, experts) if one_cpu() else 1
         chosen = jnp.where((chosen >= 0) & (chosen < experts), chosen, experts)
         order = jnp.argsort(chosen, stable=True)
         rank = jnp.zeros_like(order).at[order].set(jnp.arange(count), unique_indices=True)
@@ -182,6 +183,12 @@ class Groups:
         return _blocks_product(blocks, kernels, owned).reshape(len(x), -1)
 
 
+def _block(count: int, experts: int) -> int:
+    """Rows in a block, for so many choices of experts."""
+    most = max(1, 2 * count // (PADDING * experts))  # where rows are few, a quarter may be padding
+    return max(min(BLOCK, most), most // 2)
+
+
 @jax.custom_vjp
 def moved(x: Array, there: Array, back: Array) -> Array:
     """Rows of x by their index, zeros where it is out of range; `back` is the inverse.
@@ -203,7 +210,7 @@ def _blocks_product(blocks: Array, kernels: Array, owned: Array) -> Array:
     """Blocks of rows, each times the matrix of the one expert that owns it.
 
     XLA's CPU backend computes `ragged_dot` as a product of every row with every matrix; blocks
-    cost no more than a batched product, and a copy of the matrices for each of `PADDING` blocks.
+    cost no more than a batched product, and a copy of its matrix for each.
     """
     return _blocks_forward(blocks, kernels, owned)[0]
 

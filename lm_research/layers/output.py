@@ -85,6 +85,8 @@ class Output:
       cache: the extended cache, where one was given.
       pooled: of the first token, where the model has a pooler.
       pair: logits of the two ways in which two texts of a row may belong together.
+      ahead: hidden states from which the head predicts tokens after the next, one by one, in models
+        that do and without a cache.
     """
 
     hidden: Array  # [B, T, D]
@@ -92,6 +94,7 @@ class Output:
     cache: Any = None
     pooled: Array | None = None  # [B, D]
     pair: Array | None = None  # [B, 2]
+    ahead: tuple[Array, ...] = ()
 
     @property
     def logits(self) -> Array:

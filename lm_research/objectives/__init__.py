@@ -2,8 +2,21 @@
 
 from lm_research.objectives.balanced import Balanced
 from lm_research.objectives.causal import Causal
+from lm_research.objectives.fill_in_the_middle import FillInTheMiddle
 from lm_research.objectives.masked import Masked
+from lm_research.objectives.multi_token import MultiToken
 from lm_research.objectives.permutation import Permutation
+from lm_research.objectives.prefix import Prefix
 from lm_research.objectives.sentence_pairs import NextSentence, SentenceOrder
 
-__all__ = ["Balanced", "Causal", "Masked", "NextSentence", "Permutation", "SentenceOrder"]
+__all__ = [
+    "Balanced",
+    "Causal",
+    "FillInTheMiddle",
+    "Masked",
+    "MultiToken",
+    "NextSentence",
+    "Permutation",
+    "Prefix",
+    "SentenceOrder",
+]

@@ -17,6 +17,7 @@ MODELS = {
     "gpt2": GPT2(**SIZES, context=24),
     "gpt2_bare": GPT2(**SIZES, context=24, bias=False, tied=False),
     "llama": Llama(**SIZES, kv_heads=2, hidden=48),
+    "llama_ahead": Llama(**SIZES, kv_heads=2, hidden=48, ahead=2),
     "bert": BERT(**SIZES, context=24),
     "bert_pair": BERT(**SIZES, context=24, pair=True),
     "roberta": RoBERTa(**SIZES, context=24),
