@@ -79,7 +79,11 @@ def test_trains_resumes_and_generates_or_scores(name, tmp_path, monkeypatch):
     + [f"shakespeare_char.py:run={run}" for run in ("cpu", "gpu")]
     + [f"bert.py:size={size}" for size in ("tiny", "mini", "small", "medium", "base", "large")]
     + [f"bert.py:family=roberta,size={size},unit=span" for size in ("base", "large")]
-    + ["bert.py:family=distilbert,unit=word"],
+    + ["bert.py:family=distilbert,unit=word"]
+    + [
+        f"bert.py:family=albert,size={size},pairs=order"
+        for size in ("base", "large", "xlarge", "xxlarge")
+    ],
 )
 def test_as_published_is_an_experiment(argument):
     """Unshrunk: every value is one that the sections take, and samples fit into the context."""

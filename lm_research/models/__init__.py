@@ -1,5 +1,6 @@
 """Architectures: a family is its sizes, its choices and its table of Hugging Face names."""
 
+from lm_research.models.albert import ALBERT
 from lm_research.models.bert import BERT
 from lm_research.models.distilbert import DistilBERT
 from lm_research.models.encoder_decoder import EncoderDecoder
@@ -12,6 +13,7 @@ from lm_research.models.two_stream import TwoStream
 from lm_research.models.xlnet import XLNet
 
 __all__ = [
+    "ALBERT",
     "BERT",
     "DistilBERT",
     "EncoderDecoder",

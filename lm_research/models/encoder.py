@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import flax.linen as nn
 
-from lm_research.layers import MLP, Attention, Block, LayerNorm, Learned, Stack
+from lm_research.layers import MLP, Attention, Block, LayerNorm, Learned, Repeated, Stack
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
@@ -37,6 +37,7 @@ def encoder(
     head: bool = True,
     head_activation: Activation | None = None,
     pooler: Pooler | None = None,
+    shared: int | None = None,
 ) -> Transformer:
     """A Transformer whose tokens see each other, with a norm after each part (Devlin et al., 2019).
 
@@ -52,18 +53,21 @@ def encoder(
       deviation: of the initial weights.
       dtype: of the products' operands.
       offset: rows of the table of positions before the first one.
-      embedding_width: C, where it is not D.
+      embedding_width: C, from which a product makes D; None is D itself.
       head: whether the vocabulary head transforms hidden states and has a bias.
       head_activation: of that transform; None is that of the MLPs.
       pooler: reads the first hidden state.
+      shared: how many layers after one another share their parameters; None is that none do.
 
     Raises:
-      ValueError: the width is not a multiple of the heads.
+      ValueError: the width is not a multiple of the heads, or the layers are not one of `shared`.
     """
     if width % heads:
         raise ValueError(f"width {width} is not a multiple of heads {heads}")
+    if layers % (shared or 1):
+        raise ValueError(f"{layers} layers do not divide into groups of {shared}")
     normal = nn.initializers.normal(deviation)
-    shared = dict(initializer=normal, out_initializer=normal, dtype=dtype)
+    products = dict(initializer=normal, out_initializer=normal, dtype=dtype)
     attention = Attention(
         heads,
         heads,
@@ -72,12 +76,13 @@ def encoder(
         out_bias=True,
         dropout=attention_dropout,
         kernel=kernel,
-        **shared,
+        **products,
     )
-    mlp = MLP(hidden or 4 * width, activation, **shared)
+    mlp = MLP(hidden or 4 * width, activation, **products)
     block = Block(attention, mlp, LayerNorm(epsilon), wiring="post", dropout=dropout)
-    narrow = embedding_width not in (None, width)
-    letter = "C" if narrow else "D"
+    if shared is not None:  # saves activations within what it repeats
+        block, layers, remat = Repeated(block, shared, execution, remat), layers // shared, "none"
+    letter = "D" if embedding_width is None else "C"
     transform = HeadTransform(
         head_activation or activation, epsilon, initializer=normal, dtype=dtype
     )
@@ -92,7 +97,7 @@ def encoder(
         dtype=dtype,
         types=types,
         embedding_norm=LayerNorm(epsilon, letter=letter),
-        embedding_width=embedding_width if narrow else None,
+        embedding_width=embedding_width,
         transform=transform if head else None,
         head_bias=head,
         pooler=pooler,

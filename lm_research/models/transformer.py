@@ -133,7 +133,7 @@ class Transformer(nn.Module):
     def _embedded(self, tokens, position, types, table) -> tuple[Array, Array, Any]:
         """The embedding table, what the tokens are embedded as, and a bias for attention."""
         width = self.embedding_width or self.width
-        letter = "D" if width == self.width else "C"
+        letter = "D" if self.embedding_width is None else "C"
         if table is None:
             table = Table(self.vocab, width, self.deviation, ("V", letter), name="embedding")()
         # The lookup wants D whole: otherwise XLA rematerializes the table on every device.

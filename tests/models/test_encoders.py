@@ -50,6 +50,17 @@ CASES |= {
     "distilbert_unusual": ("DistilBertForMaskedLM", DISTILBERT | {"activation": "relu"}),
     "distilbert_bare": ("DistilBertModel", DISTILBERT),
 }
+ALBERT = BERT | {"embedding_size": 16, "num_hidden_layers": 4, "hidden_dropout_prob": 0.1}
+CASES |= {
+    "albert": ("AlbertForMaskedLM", ALBERT),
+    "albert_groups": ("AlbertForMaskedLM", ALBERT | UNUSUAL | {"num_hidden_groups": 2}),
+    "albert_wide": (
+        "AlbertForMaskedLM",
+        ALBERT | {"embedding_size": 32, "num_hidden_groups": 4, "hidden_act": "gelu"},
+    ),
+    "albert_pretraining": ("AlbertForPreTraining", ALBERT),
+    "albert_pooled": ("AlbertModel", ALBERT),
+}
 LENGTH = 24  # the whole context
 ROWS = (24, 17, 2)  # tokens in each row of a padded batch
 TOLERANCE = 2e-5  # of the largest; the two gelus part at 1e-4
