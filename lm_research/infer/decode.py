@@ -15,8 +15,8 @@ from lm_research import tree
 from lm_research.errors import UserError
 from lm_research.infer.sample import Sampler, row_keys
 from lm_research.infer.shapes import check, decoded_rows, padded_length
-from lm_research.layers import EMPTY, Output, separated, shard
-from lm_research.models import TwoStream
+from lm_research.layers import EMPTY, Mask, Output, separated, shard
+from lm_research.models import EncoderDecoder, TwoStream
 
 Array = jax.Array
 Stream = Callable[[int, int, np.ndarray], None]
@@ -81,6 +81,8 @@ def generate(
 ) -> list[Result]:
     """Continuations of the prompts: `samples` of the first one, then of the second, ...
 
+    An encoder-decoder reads each prompt as a source, and writes a text from its beginning.
+
     A continuation depends on its prompt, the seed, the prompt's place in the list and its own
     number; not on what else is in the list. Runs on the current mesh, where there is one.
 
@@ -119,8 +121,13 @@ def separate(model: nn.Module, params: Any) -> tuple[nn.Module, Any]:
 
     Layers lie apart, because the loop would slice stacked ones at every token; and in 16 bits, what
     products read is converted once and not at every call, for which a tied head becomes its own.
-    What is separate already stays as it is.
+    What is separate already stays as it is. Of an encoder-decoder only the decoder is a loop.
     """
+    if isinstance(model, EncoderDecoder):
+        whole = {**params["decoder"], "embedding": params["embedding"]}
+        decoder, weights = separate(model.decoder, whole)
+        weights = {name: part for name, part in weights.items() if name != "embedding"}
+        return model.clone(decoder=decoder), {**params, "decoder": weights}
     if model.stack.execution == "separate":
         return model, params
     stack = model.stack.clone(execution="separate")
@@ -189,7 +196,7 @@ def _decoded(
     done = np.arange(B) >= len(rows)
     request, sample = np.resize(np.array(rows, np.int32), (B, 2)).T
     draw = Draw(np.uint32(seed), np.array(eos, np.int32), request, sample)
-    S = padded_length(T + length)
+    S = padded_length((1 if isinstance(decoder, EncoderDecoder) else T) + length)
     state, scores = _prefilled(decoder, sampler, S, weights, draw, tokens, lengths, done)
     yield np.asarray(state.token)[:, None], np.asarray(scores)[:, None]
     length -= 1
@@ -205,9 +212,15 @@ def _prefilled(decoder, sampler, S, weights, draw, tokens, lengths, done) -> tup
     """Reads the prompts [B, T] and draws a token after each."""
     B, T = tokens.shape
     slot = jnp.arange(T) - (T - lengths[:, None])
-    position = jnp.where(slot >= 0, slot, EMPTY)
-    output = _call(decoder, weights, tokens, position, decoder.init_cache(B, S))
-    before = tokens[:, T - again(decoder) :]
+    position, source = jnp.where(slot >= 0, slot, EMPTY), {}
+    if isinstance(decoder, EncoderDecoder):
+        present = (slot >= 0).astype(jnp.int32)
+        source = {"source": tokens, "source_mask": Mask(segments=(present, present))}
+        source["source_position"] = jnp.maximum(slot, 0)
+        tokens, lengths = jnp.full((B, 1), decoder.start), jnp.ones_like(lengths)
+        position = jnp.zeros_like(tokens)
+    output = _call(decoder, weights, tokens, position, decoder.init_cache(B, S), **source)
+    before = tokens[:, tokens.shape[1] - again(decoder) :]
     state = State(output.cache, tokens[:, -1], before, lengths - 1, done)
     state, scores = _drawn(sampler, draw, state, output)
     return _readable(state), shard(scores, (None,))
@@ -241,10 +254,11 @@ def _readable(state: State) -> State:
     return state.replace(token=shard(state.token, (None,)), done=shard(state.done, (None,)))
 
 
-def _call(decoder, weights, tokens, position, cache) -> Output:
+def _call(decoder, weights, tokens, position, cache, **given) -> Output:
     """What the model says of the tokens; at the last of them it predicts the one after."""
-    next = {"targets": position[:, -1:] + 1} if isinstance(decoder, TwoStream) else {}
-    return decoder.apply({"params": weights}, tokens, position=position, cache=cache, **next)
+    if isinstance(decoder, TwoStream):
+        given["targets"] = position[:, -1:] + 1
+    return decoder.apply({"params": weights}, tokens, position=position, cache=cache, **given)
 
 
 def again(decoder: nn.Module) -> int:

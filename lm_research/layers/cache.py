@@ -28,7 +28,9 @@ class Projected:
         """Of key and value [B, S, K, H]; padding is what is not of segment 1."""
         slots = jnp.broadcast_to(jnp.arange(key.shape[1]), key.shape[:2])
         position = slots if segments is None else jnp.where(segments == 1, slots, EMPTY)
-        return cls(jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2), position)
+        heads = (jnp.swapaxes(x, 1, 2) for x in (key, value))
+        # Else, where a program ends here, jax 0.10.2 returns arrays whose layout it does not know.
+        return cls(*(row_major(x) if one_cpu() else x for x in heads), position)
 
 
 @struct.dataclass

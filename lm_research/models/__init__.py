@@ -4,8 +4,10 @@ from lm_research.models.albert import ALBERT
 from lm_research.models.bert import BERT
 from lm_research.models.distilbert import DistilBERT
 from lm_research.models.encoder_decoder import EncoderDecoder
+from lm_research.models.gemma import Gemma
 from lm_research.models.gpt2 import GPT2
 from lm_research.models.llama import Llama
+from lm_research.models.original import OriginalTransformer
 from lm_research.models.roberta import RoBERTa
 from lm_research.models.t5 import T5
 from lm_research.models.transformer import Transformer
@@ -18,7 +20,9 @@ __all__ = [
     "DistilBERT",
     "EncoderDecoder",
     "GPT2",
+    "Gemma",
     "Llama",
+    "OriginalTransformer",
     "RoBERTa",
     "T5",
     "Transformer",

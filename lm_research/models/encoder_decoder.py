@@ -71,6 +71,11 @@ class EncoderDecoder(nn.Module):
             table=table,
         )
 
+    def shifted(self, targets: Array) -> Array:  # [B, T] -> [B, T]
+        """What the decoder reads to predict each target: `start`, and all targets but the last."""
+        first = jnp.full_like(targets[:, :1], self.start)
+        return jnp.concatenate([first, targets[:, :-1]], 1)
+
     def init_cache(self, batch: int, length: int) -> tuple:
         """An empty cache for `batch` rows of `length` tokens of the decoder."""
         return self.decoder.init_cache(batch, length)
@@ -84,6 +89,11 @@ class EncoderDecoder(nn.Module):
     def context(self) -> int | None:
         """How many positions the decoder knows; None where there is no such limit."""
         return self.decoder.context
+
+    @property
+    def causal(self) -> bool:
+        """Whether tokens see only those before them."""
+        return self.decoder.causal
 
     @property
     def tied(self) -> bool:

@@ -2,6 +2,7 @@
 
 import zlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,5 +35,22 @@ def near():
         ours, theirs = np.asarray(ours), theirs.detach().numpy()
         assert ours.shape == theirs.shape
         assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def alike():
+    """Compares trees of ours leaf by leaf; a key's bias has no gradient but rounding."""
+
+    def compare(found, expected, tolerance=1e-5):
+        rounding = 0.03 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(
+                a, b, rtol=0, atol=tolerance * (np.abs(b).max() + rounding)
+            ),
+            found,
+            expected,
+        )
 
     return compare

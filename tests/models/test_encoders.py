@@ -189,7 +189,7 @@ def tensors(reference, leaves):
     given = names.parameters(names.abstract(reference.ours))
     family = names.fitting(reference.section, given)
     layout = names.layout(family, given)
-    read = lambda path, layer: np.asarray(leaves[path] if layer is None else leaves[path][layer])
+    read = lambda path, index: np.asarray(leaves[path][index])
     return {family.written(name): tensor.made(read) for name, tensor in layout.items()}
 
 
