@@ -85,6 +85,7 @@ class Output:
       cache: the extended cache, where one was given.
       pooled: of the first token, where the model has a pooler.
       pair: logits of the two ways in which two texts of a row may belong together.
+      replaced: logits of each token's having been replaced, where the model has a detector.
     """
 
     hidden: Array  # [B, T, D]
@@ -92,6 +93,7 @@ class Output:
     cache: Any = None
     pooled: Array | None = None  # [B, D]
     pair: Array | None = None  # [B, 2]
+    replaced: Array | None = None  # [B, T]
 
     @property
     def logits(self) -> Array:

@@ -3,6 +3,7 @@
 from lm_research.models.albert import ALBERT
 from lm_research.models.bert import BERT
 from lm_research.models.distilbert import DistilBERT
+from lm_research.models.electra import ELECTRA, ELECTRAPair
 from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.gemma import Gemma
 from lm_research.models.gpt2 import GPT2
@@ -18,6 +19,8 @@ __all__ = [
     "ALBERT",
     "BERT",
     "DistilBERT",
+    "ELECTRA",
+    "ELECTRAPair",
     "EncoderDecoder",
     "GPT2",
     "Gemma",

@@ -10,7 +10,7 @@ from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
 from lm_research.models.family import Row, our_activation, their_activation
-from lm_research.models.heads import HeadTransform, Pooler
+from lm_research.models.heads import Detector, HeadTransform, Pooler
 from lm_research.models.transformer import Transformer
 
 
@@ -37,6 +37,7 @@ def encoder(
     head: bool = True,
     head_activation: Activation | None = None,
     pooler: Pooler | None = None,
+    detector: Detector | None = None,
     shared: int | None = None,
 ) -> Transformer:
     """A Transformer whose tokens see each other, with a norm after each part (Devlin et al., 2019).
@@ -57,6 +58,7 @@ def encoder(
       head: whether the vocabulary head transforms hidden states and has a bias.
       head_activation: of that transform; None is that of the MLPs.
       pooler: reads the first hidden state.
+      detector: tells of each token whether it was replaced.
       shared: how many layers after one another share their parameters; None is that none do.
 
     Raises:
@@ -101,18 +103,19 @@ def encoder(
         transform=transform if head else None,
         head_bias=head,
         pooler=pooler,
+        detector=detector,
     )
 
 
-def trunk(prefix: str) -> tuple[Row, ...]:
-    """The tensors of embeddings and blocks as BERT, RoBERTa and ELECTRA call them."""
+def trunk(prefix: str, letter: str = "D") -> tuple[Row, ...]:
+    """The tensors of embeddings, as wide as `letter`, and blocks as BERT and its kind call them."""
     embeddings, layer = f"{prefix}embeddings.", f"{prefix}encoder.layer.{{L}}."
     return (
-        Row("embedding/table", f"{embeddings}word_embeddings.weight", "VD"),
-        Row("position/table", f"{embeddings}position_embeddings.weight", "TD"),
-        Row("type_embedding/table", f"{embeddings}token_type_embeddings.weight", "_D"),
-        Row("embedding_norm/scale", f"{embeddings}LayerNorm.weight", "D"),
-        Row("embedding_norm/bias", f"{embeddings}LayerNorm.bias", "D"),
+        Row("embedding/table", f"{embeddings}word_embeddings.weight", f"V{letter}"),
+        Row("position/table", f"{embeddings}position_embeddings.weight", f"T{letter}"),
+        Row("type_embedding/table", f"{embeddings}token_type_embeddings.weight", f"_{letter}"),
+        Row("embedding_norm/scale", f"{embeddings}LayerNorm.weight", letter),
+        Row("embedding_norm/bias", f"{embeddings}LayerNorm.bias", letter),
         Row("stack/blocks/attention/query/kernel", f"{layer}attention.self.query.weight", "(NH)D"),
         Row("stack/blocks/attention/query/bias", f"{layer}attention.self.query.bias", "(NH)"),
         Row("stack/blocks/attention/key/kernel", f"{layer}attention.self.key.weight", "(KH)D"),
