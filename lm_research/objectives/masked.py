@@ -201,7 +201,7 @@ class Masked:
         """Total loss in nats and weight over the batch's [B, P] hidden tokens."""
         return self.loss(self.read(model, params, batch, rngs), batch)
 
-    def read(self, model, params, batch, rngs) -> Output:
+    def read(self, model, params, batch, rngs, **options) -> Output:
         """What the model says of all the tokens."""
         segments = batch.get("segments")
         return model.apply(
@@ -211,6 +211,7 @@ class Masked:
             mask=None if segments is None else Mask(segments=(segments, segments)),
             types=batch.get("types"),
             rngs=rngs,
+            **options,
         )
 
     def loss(self, output: Output, batch: dict[str, Array]) -> dict[str, Mean]:
