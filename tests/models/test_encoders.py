@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -304,3 +305,42 @@ def test_what_changes_a_bert_is_refused(pretraining, option):
     _, stored, write = pretraining
     with pytest.raises(UserError, match=str(next(iter(option.values())))):
         write(stored, **option)
+
+
+@pytest.mark.parametrize("embedding", [8, 32])
+def test_both_halves_of_an_electra_convert(large, tmp_path, embedding):
+    """What a pair says by halves is what `transformers` says of each of them."""
+    section = {"kind": "ELECTRAPair", "vocab": 61, "width": 32, "layers": 2, "heads": 4}
+    section |= {"embedding": embedding, "generator_width": 16, "generator_heads": 2, "context": 24}
+    pair = config.build(section, save.CONTENTS, "model")
+    params, tokens = large(pair), np.random.default_rng(3).integers(2, 61, (2, LENGTH))
+    kinds = {"generator": "ElectraForMaskedLM", "discriminator": "ElectraForPreTraining"}
+    for half, kind in kinds.items():
+        one, own = pair.part(half, section, params)
+        save.save(tmp_path / half, one, own)
+        theirs, info = getattr(transformers, kind).from_pretrained(
+            tmp_path / half, output_loading_info=True
+        )
+        assert not info["missing_keys"] and not info["unexpected_keys"], info
+        output = pair.apply({"params": params}, tokens, half=half)
+        ours = output.logits if half == "generator" else output.replaced
+        close(ours, theirs(torch.tensor(tokens)).logits)
+    with pytest.raises(UserError, match="ELECTRAPair has no Hugging Face architecture"):
+        save.save(tmp_path / "pair", section, params)
+
+
+def test_shared_layers_may_be_scanned_and_made_again(large):
+    from lm_research.models import ALBERT
+
+    sizes = dict(vocab=61, width=32, layers=4, heads=4, embedding=16, groups=2, context=24)
+    model, tokens = ALBERT(**sizes), np.arange(24).reshape(2, 12)
+    params = large(model)
+
+    def both(model):
+        total = lambda p: (jnp.square(model.apply({"params": p}, tokens).logits)).sum()
+        return jax.jit(jax.value_and_grad(total))(params)
+
+    for remat in ("none", "full"):
+        other = both(ALBERT(**sizes, execution="scan", remat=remat))
+        for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(both(model)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max() + 1e-3)
