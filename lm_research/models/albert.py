@@ -55,7 +55,7 @@ def ALBERT(
       groups: layers after one another that share their parameters are one.
       context: how many positions there are.
       types: how many types of tokens: the two texts of a pair.
-      head: whether the vocabulary head is that of masked language models.
+      head: whether there is a vocabulary head.
       pooler: whether the first hidden state is pooled.
       pair: whether there is a classifier of pairs, and a pooler for it.
       epsilon: of the norms.

@@ -55,7 +55,7 @@ def encoder(
       dtype: of the products' operands.
       offset: rows of the table of positions before the first one.
       embedding_width: C, from which a product makes D; None is D itself.
-      head: whether the vocabulary head transforms hidden states and has a bias.
+      head: whether there is a vocabulary head, which transforms hidden states and has a bias.
       head_activation: of that transform; None is that of the MLPs.
       pooler: reads the first hidden state.
       detector: tells of each token whether it was replaced.
@@ -100,6 +100,7 @@ def encoder(
         types=types,
         embedding_norm=LayerNorm(epsilon, letter=letter),
         embedding_width=embedding_width,
+        predicts=head,
         transform=transform if head else None,
         head_bias=head,
         pooler=pooler,

@@ -66,6 +66,7 @@ class Transformer(nn.Module):
       embedding_norm: of what the embeddings add up to.
       embedding_width: C, of a factorised embedding (Lan et al., 2020), which a product widens to D;
         None is D.
+      predicts: whether there is a vocabulary head.
       transform: what the head does to hidden states before the product; `head_bias`: whether it has
         a bias.
       pooler: reads the first hidden state, for whole texts and pairs of them.
@@ -89,6 +90,7 @@ class Transformer(nn.Module):
     types: int = 0
     embedding_norm: nn.Module | None = None
     embedding_width: int | None = None
+    predicts: bool = True
     transform: HeadTransform | None = None
     head_bias: bool = False
     pooler: Pooler | None = None
@@ -132,7 +134,8 @@ class Transformer(nn.Module):
             x = self.norm(x)
         pooled, pair = (None, None) if self.pooler is None else self.pooler(x)
         replaced = None if self.detector is None else self.detector(x)
-        return Output(x, self._head(table, x), cache, pooled, pair, replaced)
+        head = self._head(table, x) if self.predicts else None
+        return Output(x, head, cache, pooled, pair, replaced)
 
     def _embedded(self, tokens, position, types, table, type_table) -> tuple[Array, Array, Any]:
         """The embedding table, what the tokens are embedded as, and a bias for attention."""

@@ -91,8 +91,9 @@ class Masked:
 
     def refusal(self, model: nn.Module) -> str:
         """Why this cannot train `model`; empty where it can."""
-        causal = getattr(model, "causal", True)
-        return "its tokens do not see those after them; take an encoder" if causal else ""
+        if getattr(model, "causal", True):
+            return "its tokens do not see those after them; take an encoder"
+        return "" if getattr(model, "predicts", True) else "it has no head that predicts tokens"
 
     def bound(self, tokenizer: Any) -> "Masked":
         """This objective, with the special tokens and the words of a tokenizer.
