@@ -23,7 +23,7 @@ from lm_research.layers.output import Head, Output, Transform
 from lm_research.layers.position import ALiBi, Bias, Learned, RelativeBias, Rotary, Sinusoidal
 from lm_research.layers.relative import RelativeAttention
 from lm_research.layers.scaling import LinearScaling, Llama3Scaling, YaRN
-from lm_research.layers.stack import Block, Stack, separated
+from lm_research.layers.stack import Block, Repeated, Stack, separated
 from lm_research.layers.tap import Patch, tap
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "RMSNorm",
     "RelativeAttention",
     "RelativeBias",
+    "Repeated",
     "Rotary",
     "Sinusoidal",
     "Stack",

@@ -1,7 +1,9 @@
 """Architectures: a family is its sizes, its choices and its table of Hugging Face names."""
 
+from lm_research.models.albert import ALBERT
 from lm_research.models.bert import BERT
 from lm_research.models.distilbert import DistilBERT
+from lm_research.models.electra import ELECTRA, ELECTRAPair
 from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.gemma import Gemma
 from lm_research.models.gpt2 import GPT2
@@ -14,8 +16,11 @@ from lm_research.models.two_stream import TwoStream
 from lm_research.models.xlnet import XLNet
 
 __all__ = [
+    "ALBERT",
     "BERT",
     "DistilBERT",
+    "ELECTRA",
+    "ELECTRAPair",
     "EncoderDecoder",
     "GPT2",
     "Gemma",

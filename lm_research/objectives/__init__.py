@@ -3,6 +3,7 @@
 from lm_research.objectives.causal import Causal
 from lm_research.objectives.masked import Masked
 from lm_research.objectives.permutation import Permutation
+from lm_research.objectives.replaced_tokens import ReplacedTokens
 from lm_research.objectives.sentence_pairs import NextSentence, SentenceOrder
 
-__all__ = ["Causal", "Masked", "NextSentence", "Permutation", "SentenceOrder"]
+__all__ = ["Causal", "Masked", "NextSentence", "Permutation", "ReplacedTokens", "SentenceOrder"]
