@@ -99,7 +99,7 @@ def generate(
 
     Raises:
       UserError: a prompt is empty, has tokens that the model does not know, or is too long for its
-        context.
+        context; or the model is an encoder.
     """
     prompts = [np.asarray(prompt, np.int32).reshape(-1) for prompt in prompts]
     _check(model, prompts, length, samples, seed)
@@ -147,6 +147,8 @@ def _separated(model: nn.Module, params: Any) -> Any:
 
 
 def _check(model, prompts, length, samples, seed) -> None:
+    if not getattr(model, "continues", True):
+        raise UserError("an encoder does not continue texts: its tokens see those after them")
     if length < 1 or samples < 1:
         raise UserError(f"asked for {samples} samples of {length} new tokens; both are 1 or more")
     if not 0 <= seed < 2**32:

@@ -1,6 +1,7 @@
 """Architectures: a family is its sizes, its choices and its table of Hugging Face names."""
 
 from lm_research.models.bert import BERT
+from lm_research.models.distilbert import DistilBERT
 from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.gpt2 import GPT2
 from lm_research.models.llama import Llama
@@ -13,6 +14,7 @@ from lm_research.models.xlnet import XLNet
 
 __all__ = [
     "BERT",
+    "DistilBERT",
     "EncoderDecoder",
     "GPT2",
     "Llama",

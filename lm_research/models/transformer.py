@@ -174,6 +174,11 @@ class Transformer(nn.Module):
         return self.stack.init_cache(batch, length)
 
     @property
+    def continues(self) -> bool:
+        """Whether it can continue a text."""
+        return self.causal
+
+    @property
     def context(self) -> int | None:
         """How many positions the model knows; None where there is no such limit."""
         return self.position.length if isinstance(self.position, Learned) else None

@@ -15,6 +15,8 @@ from lm_research.errors import Stopped, UserError
 from lm_research.hub.names import abstract
 from lm_research.infer.decode import generate
 from lm_research.infer.sample import Sampler
+from lm_research.infer.text import request
+from lm_research.models import EncoderDecoder
 from lm_research.train.experiment import Experiment
 from lm_research.train.flops import CONVENTION, flops_per_token, peak_flops
 from lm_research.train.step import State
@@ -148,7 +150,8 @@ class Journal:
     def sampled(self, step: int, params: Any) -> None:
         """Continues the prompts and appends the texts to samples.md."""
         settings, tokenizer = self.x.log.samples, self.data.tokenizer
-        prompts = [tokenizer.prompt(text) for text in settings.prompts]
+        encode = request(self.x.model)
+        prompts = [encode(tokenizer, text) for text in settings.prompts]
         results = generate(
             self.x.model,
             params,
@@ -185,14 +188,17 @@ class Journal:
                 f"(gzip -9 {facts['gzip_bits_per_byte']:.3f}, "
                 f"xz -9 {facts['xz_bits_per_byte']:.3f})"
             )
-        print(f"page: {self.workdir}/report.html   texts: {self.workdir}/samples.md")
+        texts = f"   texts: {self.workdir}/{SAMPLES}" if self.x.log.samples.every else ""
+        print(f"page: {self.workdir}/report.html{texts}")
         command = "python -m lm_research"
         if step < self.x.steps:
             print(f"stopped at step {step} of {self.x.steps}; the same command goes on from there")
         else:
+            continues = getattr(self.x.model, "continues", True)
+            generate = f"{command} generate --checkpoint={self.workdir} --prompt='...'   or: "
             print(
-                f"next: {command} generate --checkpoint={self.workdir} --prompt='...'   "
-                f"or: {command} evaluate --checkpoint={self.workdir}   "
+                f"next: {generate if continues else ''}"
+                f"{command} evaluate --checkpoint={self.workdir}   "
                 "(the same train command resumes where it was stopped)"
             )
 
@@ -201,13 +207,20 @@ def check_samples(x: Experiment, tokenizer: Any) -> None:
     """Refuses prompts that, with the tokens to add, are longer than the model's context.
 
     Raises:
-      UserError: names the prompt.
+      UserError: names the prompt; or the model continues none.
     """
     settings, context = x.log.samples, getattr(x.model, "context", None)
+    if settings.every and not getattr(x.model, "continues", True):
+        raise UserError(
+            f"log.samples.every is {settings.every}, and an encoder does not continue texts; "
+            "it takes 0 here"
+        )
     if not settings.every or context is None:
         return
     for text in settings.prompts:
-        if (count := len(tokenizer.prompt(text))) + settings.length > context:
+        # A source takes no room of what is written from it.
+        count = 0 if isinstance(x.model, EncoderDecoder) else len(tokenizer.prompt(text))
+        if count + settings.length > context:
             raise UserError(
                 f"the prompt {text[:40]!r} of log.samples has {count} tokens, and "
                 f"log.samples.length {settings.length} more; the model's context is {context}"

@@ -37,6 +37,19 @@ CASES = {
     ),
     "roberta_pooled": ("RobertaModel", ROBERTA),
 }
+DISTILBERT = {
+    "vocab_size": 61,
+    "dim": 32,
+    "hidden_dim": 48,
+    "n_layers": 2,
+    "n_heads": 4,
+    "max_position_embeddings": 24,
+}
+CASES |= {
+    "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
+    "distilbert_unusual": ("DistilBertForMaskedLM", DISTILBERT | {"activation": "relu"}),
+    "distilbert_bare": ("DistilBertModel", DISTILBERT),
+}
 LENGTH = 24  # the whole context
 ROWS = (24, 17, 2)  # tokens in each row of a padded batch
 TOLERANCE = 2e-5  # of the largest; the two gelus part at 1e-4

@@ -7,7 +7,7 @@ import pytest
 
 from lm_research import mesh
 from lm_research.layers import EMPTY, Mask, Patch, separated
-from lm_research.models import BERT, GPT2, Llama, RoBERTa, XLNet
+from lm_research.models import BERT, GPT2, DistilBERT, Llama, RoBERTa, XLNet
 
 SIZES = {"vocab": 64, "width": 32, "layers": 2, "heads": 4}
 MODELS = {
@@ -17,6 +17,7 @@ MODELS = {
     "bert": BERT(**SIZES, context=24),
     "bert_pair": BERT(**SIZES, context=24, pair=True),
     "roberta": RoBERTa(**SIZES, context=24),
+    "distilbert": DistilBERT(**SIZES, context=24),
     "qwen3": Llama(**SIZES, kv_heads=2, head=16, hidden=48, head_norms=True, tied=True),
     "xlnet": XLNet(**SIZES, causal=True),
 }
