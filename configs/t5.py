@@ -1,7 +1,7 @@
 """T5 1.1 of a size by name, on text whose spans are cut out, or on pairs of texts.
 
     python -m lm_research train --config=configs/t5.py --workdir=runs/t5
-    python -m lm_research train --config=configs/t5.py:objective=denoisers,size=base --workdir=runs/ul2
+    python -m lm_research train --config=configs/t5.py:objective=denoisers --workdir=runs/ul2
     python -m lm_research train --config=configs/t5.py:objective=seq2seq \
         --config.data.source.paths=train.en,train.de --config.init=runs/t5 --workdir=runs/translate
 """

@@ -3,4 +3,4 @@
 A command's module imports nothing heavy, so that `--help` answers at once.
 """
 
-COMMANDS = ("train", "evaluate", "generate", "score", "prepare", "convert", "report")
+COMMANDS = ("train", "evaluate", "generate", "score", "prepare", "convert", "verify", "report")

@@ -72,6 +72,23 @@ def context(directory: str | Path) -> int | None:
     return _config(Path(directory)).get(CONTEXT)
 
 
+def family(directory: str | Path) -> Family:
+    """The family of the model in a Hugging Face directory.
+
+    Raises:
+      UserError: its architecture is not supported.
+    """
+    return _family(_config(Path(directory)), Path(directory))
+
+
+def special(directory: str | Path, vocab: int) -> list[int]:
+    """The tokens below `vocab` that config.json says mean something of their own."""
+    found = _config(Path(directory)).items()
+    named = [value for key, value in found if key.endswith("_token_id")]
+    flat = [number for value in named for number in (value if isinstance(value, list) else [value])]
+    return sorted({number for number in flat if type(number) is int and 0 <= number < vocab})
+
+
 def load(directory: str | Path, model: nn.Module) -> Any:
     """The parameters of `model` from a Hugging Face directory, float32, on the current mesh.
 
@@ -116,13 +133,14 @@ def load(directory: str | Path, model: nn.Module) -> Any:
 def _read(
     stored: Stored, pieces: Sequence[tuple[str, names.Part]], index: list[slice]
 ) -> np.ndarray:
-    if pieces[0][1].layer is None:
-        [(name, part)] = pieces
-        return part.read(lambda cut: stored.read(name, cut), index)
-    layers, *index = index
-    result = np.empty([cut.stop - cut.start for cut in (layers, *index)], np.float32)
-    for row, (name, part) in zip(result, pieces[layers]):
-        row[...] = part.read(lambda cut, name=name: stored.read(name, cut), index)
+    """`index` of a parameter, put together from its pieces: a layer each, or an expert of it."""
+    result = np.empty([cut.stop - cut.start for cut in index], np.float32)
+    depth = len(pieces[0][1].index)
+    for name, part in pieces:
+        place = tuple(i - cut.start for i, cut in zip(part.index, index))
+        if all(0 <= i < cut.stop - cut.start for i, cut in zip(place, index)):
+            read = lambda cut, name=name: stored.read(name, cut)
+            result[place] = part.read(read, index[depth:])
     return result
 
 

@@ -51,9 +51,7 @@ def save(
     _check(leaves, given)
 
     def make(name: str) -> np.ndarray:
-        return layout[name].made(
-            lambda path, layer: np.asarray(leaves[path] if layer is None else leaves[path][layer])
-        )
+        return layout[name].made(lambda path, index: np.asarray(leaves[path][index]))
 
     with safetensors.appearing(Path(directory)) as temporary:
         described = described_as(family, section, names.sizes(given))

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research.errors import UserError
+from lm_research.infer.conditional import score_given
 from lm_research.infer.order import score_in_order
 from lm_research.infer.pieces import in_pieces
 from lm_research.infer.pseudo import pseudo_score
 from lm_research.infer.shapes import check, padded_length, padded_rows
 from lm_research.layers import shard
-from lm_research.models import TwoStream
+from lm_research.models import EncoderDecoder, TwoStream
 
 Array = jax.Array
 
@@ -23,7 +25,11 @@ TOKENS = 2**14  # read at once
 
 
 def score(
-    model: nn.Module, params: Any, sequences: Sequence[Sequence[int]], tokenizer: Any = None
+    model: nn.Module,
+    params: Any,
+    sequences: Sequence[Sequence[int]],
+    sources: Sequence[Sequence[int]] | None = None,
+    tokenizer: Any = None,
 ) -> list[dict]:
     """Log-probability of each token given those before it in its sequence.
 
@@ -31,9 +37,11 @@ def score(
     for which it is masked by itself. Runs on the current mesh, where there is one.
 
     Args:
-      model: a causal one, an encoder, or one of two streams: see `score_in_order`.
+      model: a causal one, an encoder, one of two streams (see `score_in_order`), or an
+        encoder-decoder (see `score_given`).
       params: its plain parameters.
       sequences: token ids.
+      sources: what an encoder-decoder writes each of them from.
       tokenizer: of an encoder's ids: its mask token is needed, and its special tokens not scored.
 
     Returns:
@@ -41,9 +49,13 @@ def score(
       nothing precedes, or for special ones; and their `sum`.
 
     Raises:
-      UserError: a sequence has tokens that the model does not know, or is longer than its context,
-        or nothing says which token masks others.
+      UserError: a sequence has tokens that the model does not know, or is longer than its context;
+        sources are missing, or nothing reads them; or nothing says which token masks others.
     """
+    if isinstance(model, EncoderDecoder):
+        return score_given(model, params, sequences, sources or ())
+    if sources is not None:
+        raise UserError("this model has no encoder to read a source; score sequences alone")
     if isinstance(model, TwoStream):
         return score_in_order(model, params, sequences)
     arrays = [np.asarray(sequence, np.int64).reshape(-1) for sequence in sequences]

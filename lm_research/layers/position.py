@@ -76,8 +76,10 @@ class Rotary:
         """Rotates entry i with entry i + half, the layout of Llama and GPT-NeoX."""
         size = int(x.shape[-1] * self.fraction)
         half = size // 2
-        # Frequencies in float64 on the host: float32 powers drift at long positions.
-        frequency = self.base ** -(np.arange(half) / half)
+        # Powers in float64 on the host, as float32's drift; rounded where PyTorch's are, since at
+        # position 100,000 the last bit of a frequency turns a pair by half a degree.
+        exponent = (np.arange(half) / half).astype(np.float32).astype(np.float64)
+        frequency = 1 / (self.base**exponent).astype(np.float32)
         if self.scaling is not None:
             frequency = self.scaling(frequency, self.base)
         angle = position[..., None, None].astype(jnp.float32) * frequency.astype(np.float32)

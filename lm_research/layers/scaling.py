@@ -14,7 +14,7 @@ class Scaling(Protocol):
     magnitude: float
 
     def __call__(self, frequency: np.ndarray, base: float) -> np.ndarray:
-        """The frequencies to use, of those [H / 2] that powers of `base` give, in float64."""
+        """The frequencies to use, of those [H / 2] that powers of `base` give."""
         ...
 
 

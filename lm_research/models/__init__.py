@@ -3,6 +3,7 @@
 from lm_research.models.bert import BERT
 from lm_research.models.distilbert import DistilBERT
 from lm_research.models.encoder_decoder import EncoderDecoder
+from lm_research.models.gemma import Gemma
 from lm_research.models.gpt2 import GPT2
 from lm_research.models.llama import Llama
 from lm_research.models.original import OriginalTransformer
@@ -17,6 +18,7 @@ __all__ = [
     "DistilBERT",
     "EncoderDecoder",
     "GPT2",
+    "Gemma",
     "Llama",
     "OriginalTransformer",
     "RoBERTa",

@@ -79,6 +79,37 @@ class Family:
         return name[len(self.prefix) :] if alone else name
 
 
+# What most decoders' configs call our options.
+DECODER = {
+    "vocab": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head": "head_dim",
+    "hidden": "intermediate_size",
+    "tied": "tie_word_embeddings",
+    "epsilon": "rms_norm_eps",
+}
+# Options that are the size of a letter, which a section may leave to be derived.
+LETTERS = dict(vocab="V", width="D", layers="L", heads="N", kv_heads="K", head="H", hidden="F")
+
+
+def our_options(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A section's options that their config has under other names, where it has them."""
+    return {ours: config[theirs] for ours, theirs in names.items() if theirs in config}
+
+
+def their_options(
+    section: Mapping[str, Any], sizes: Mapping[str, int], names: Mapping[str, str]
+) -> dict[str, Any]:
+    """Their options that a section, completed by its defaults, has under other names."""
+    return {
+        theirs: sizes[LETTERS[ours]] if ours in LETTERS else section[ours]
+        for ours, theirs in names.items()
+    }
+
+
 # Their names of activations, the one to write first.
 ACTIVATIONS = {
     "gelu_new": "gelu_tanh",

@@ -20,6 +20,7 @@ from lm_research.train.experiment import Experiment, changed, completed, experim
 from lm_research.train.interruption import Interruption
 from lm_research.train.journal import Journal, check_samples
 from lm_research.train.step import State, Trainer, train_steps
+from lm_research.train.verified import standing
 
 RESUME = 75  # exit status of a run that was told to stop and can go on: EX_TEMPFAIL
 LINES = 10  # at most so many differences are told
@@ -191,7 +192,11 @@ def start(trainer: Trainer, checkpoints: Any) -> tuple[State, int]:
         state, meta = restored
         return state, int(meta["position"])
     init = trainer.experiment.init
-    return trainer.init(restore.open_checkpoint(init).params if init else None), 0
+    if not init:
+        return trainer.init(), 0
+    loaded = restore.open_checkpoint(init)
+    log.note(init={"path": init, **standing(init, loaded)})
+    return trainer.init(loaded.params), 0
 
 
 def draw(stream: Any, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:

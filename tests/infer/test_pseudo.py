@@ -24,7 +24,7 @@ def params():
 
 def test_scores_are_those_of_one_row_at_a_time(params):
     given = [np.array([CLS, 3, 4, 5, SEP]), np.arange(1, 21), np.array([CLS, SEP])]
-    found = score(MODEL, params, given, TOKENIZER)
+    found = score(MODEL, params, given, tokenizer=TOKENIZER)
     for tokens, scores in zip(given, found, strict=True):
         assert scores["tokens"] == tokens.tolist() and len(scores["logprobs"]) == len(tokens)
         total = 0.0

@@ -7,10 +7,13 @@ import pytest
 
 from lm_research import mesh
 from lm_research.layers import EMPTY, Mask, Patch, separated
-from lm_research.models import BERT, GPT2, DistilBERT, Llama, RoBERTa, XLNet
+from lm_research.models import BERT, GPT2, DistilBERT, Gemma, Llama, RoBERTa, XLNet
 
 SIZES = {"vocab": 64, "width": 32, "layers": 2, "heads": 4}
+SANDWICH = dict(wiring="sandwich", kv_heads=2, head=16, hidden=48, score_cap=3.0, soft_cap=2.0)
 MODELS = {
+    "gemma2": Gemma(**SIZES | {"layers": 3}, **SANDWICH, windows=(5, None)),
+    "gemma3": Gemma(**SIZES, **SANDWICH, windows=(5, None), head_norms=True, local_base=50.0),
     "gpt2": GPT2(**SIZES, context=24),
     "gpt2_bare": GPT2(**SIZES, context=24, bias=False, tied=False),
     "llama": Llama(**SIZES, kv_heads=2, hidden=48),
@@ -120,13 +123,13 @@ def test_separate_is_stacked(model, params, expected, alike):
     stack = separated(params["stack"], model.stack.layers)
     gradients, logits = expected
     gradients = {**gradients, "stack": separated(gradients["stack"], model.stack.layers)}
-    alike(both(apart)({**params, "stack": stack}), (gradients, logits))
+    alike(both(apart)({**params, "stack": stack}), (gradients, logits), 2e-5)
 
 
 def test_sharded_is_whole(model, params, expected, alike):
     boxed = jax.eval_shape(model.init, jax.random.key(0), tokens())["params"]
     with mesh.Mesh(data=2, fsdp=2, tensor=2).activate():
         sharded = jax.device_put(params, mesh.shardings(boxed))
-        key = sharded["stack"]["blocks"]["attention"]["key"]["kernel"]
+        key = next(iter(sharded["stack"].values()))["attention"]["key"]["kernel"]
         assert key.addressable_shards[0].data.shape[1:3] == (key.shape[1] / 2, key.shape[2] / 2)
         alike(both(model)(sharded), expected, 2e-5)

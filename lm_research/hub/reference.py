@@ -1,0 +1,165 @@
+"""The reference: a Hugging Face directory's model in PyTorch `transformers`, float32 on CPU."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm_research.errors import UserError
+from lm_research.hub.cases import Case
+from lm_research.hub.safetensors import listed
+
+EXTRA = (
+    "verify compares with PyTorch `transformers`, which is not here; "
+    "pip install 'lm_research[verify]' brings it"
+)
+
+
+class Reference:
+    """A model as `transformers` has it.
+
+    Attributes:
+      versions: of the packages that it is made with.
+
+    Raises:
+      UserError: PyTorch or `transformers` is not installed, or `transformers` does not find all
+        weights in the directory.
+    """
+
+    def __init__(self, directory: Path, architecture: str):
+        try:
+            import torch
+            import transformers
+        except ImportError:
+            raise UserError(EXTRA) from None
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        self.versions = {"transformers": transformers.__version__, "torch": torch.__version__}
+        self.model, told = getattr(transformers, architecture).from_pretrained(
+            directory,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        if told["missing_keys"]:
+            raise UserError(
+                f"transformers' {architecture} finds no {listed(sorted(told['missing_keys']))} in "
+                f"{directory}, so it cannot be the reference"
+            )
+        self.model.eval()
+        # RoBERTa and its kin count positions from behind their padding's.
+        self._first = 0
+        for name, module in self.model.named_modules():
+            if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+                self._first = module.padding_idx + 1 if "position" in name else self._first
+                module.padding_idx = None  # it would only withhold a gradient
+        self._accepts = inspect.signature(self.model.forward).parameters
+
+    @property
+    def positions(self) -> bool:
+        """Whether it can be told where tokens stand."""
+        return "position_ids" in self._accepts
+
+    @property
+    def context(self) -> int | None:
+        """How many positions it knows; None where its config names no limit."""
+        found = getattr(self.model.config, "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 0 else None
+
+    @property
+    def types(self) -> int:
+        """How many types of tokens it tells apart."""
+        found = getattr(self.model.config, "type_vocab_size", 0)
+        return found if "token_type_ids" in self._accepts else 0
+
+    def order(self, case: Case) -> dict[str, int]:
+        """When each parameter is first used, from the tokens to the loss."""
+        own = {
+            name: module._parameters
+            for name, module in self.model.named_modules()
+            if module._parameters
+        }
+        calls = dict.fromkeys(name for name, _ in self.activations(case, list(own), []))
+        return {
+            f"{module}.{name}": place
+            for place, module in enumerate(calls)
+            for name in own.get(module, ())
+        }
+
+    def measured(self, case: Case, gradient: bool) -> dict[str, np.ndarray]:
+        """`logits` [tokens, V], the mean `loss`, and `gradient NAME` of every parameter."""
+        import torch
+
+        self.model.zero_grad()
+        with torch.set_grad_enabled(gradient):
+            logits = self._logits(case)
+            losses = torch.nn.functional.cross_entropy(
+                logits.transpose(1, 2), torch.tensor(case.targets), reduction="none"
+            )
+            loss = (losses * torch.tensor(case.weights)).sum() / max(1.0, case.weights.sum())
+        found = {"logits": case.flat(logits.detach().numpy()), "loss": loss.detach().numpy()}
+        if gradient:
+            loss.backward()
+            # Under every name that a tied weight has.
+            for name, weight in self.model.named_parameters(remove_duplicate=False):
+                grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+                found[f"gradient {name}"] = grad.numpy()
+        return {name: np.ascontiguousarray(array) for name, array in found.items()}
+
+    def activations(
+        self, case: Case, modules: Sequence[str], first: Sequence[str]
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """What each of `modules` gives, call by call in the order of computing.
+
+        Args:
+          case: the input.
+          modules: names of torch modules.
+          first: those whose input is wanted, too; it is told as `NAME input`.
+        """
+        import torch
+
+        found: list[tuple[str, np.ndarray]] = []
+
+        def note(name: str, value: Any) -> None:
+            value = value[0] if isinstance(value, tuple) else value
+            if isinstance(value, torch.Tensor):
+                found.append((name, value.detach().numpy().copy()))
+
+        known = dict(self.model.named_modules())
+        handles = []
+        for name in modules:
+            if name in known:
+                hook = lambda module, given, made, name=name: note(name, made)
+                handles.append(known[name].register_forward_hook(hook))
+        for name in first:
+            hook = lambda module, given, named, name=name: note(
+                f"{name} input", given or named.get("hidden_states")
+            )
+            handles.append(known[name].register_forward_pre_hook(hook, with_kwargs=True))
+        with torch.no_grad():
+            logits = self._logits(case)
+        for handle in handles:
+            handle.remove()
+        yield from found
+        yield "logits", logits.numpy()
+
+    def _logits(self, case: Case) -> Any:
+        import torch
+
+        given = {"input_ids": case.tokens}
+        if not case.bare:
+            given["attention_mask"] = case.present
+            if self.positions:
+                given["position_ids"] = self._first + case.position
+        if case.source is not None:
+            given = {f"decoder_{name}": value for name, value in given.items()}
+            given |= {"input_ids": case.source, "attention_mask": case.source_present}
+        if case.types is not None:
+            given["token_type_ids"] = case.types
+        made = self.model(**{name: torch.tensor(np.array(value)) for name, value in given.items()})
+        found = made.get("logits")
+        return made["prediction_logits"] if found is None else found

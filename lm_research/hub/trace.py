@@ -1,0 +1,207 @@
+"""Where two implementations of a model part: the first layer and tensor whose output differs."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from lm_research import tree
+from lm_research.hub.cases import Case
+from lm_research.hub.names import Tensor
+from lm_research.hub.reference import Reference
+
+NOISE = 1e-6  # of the largest entry: what float32 itself does to a sum of a few hundred
+JUMP = 10.0  # a difference so much above all before it begins here
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One activation of both models.
+
+    Attributes:
+      theirs: the torch module that gives it.
+      ours: the path of our module.
+      layer: which, or None outside of layers.
+      difference: as a part of the largest entry.
+    """
+
+    theirs: str
+    ours: str
+    layer: int | None
+    difference: float
+
+    def __str__(self) -> str:
+        place = "" if self.layer is None else f"layer {self.layer}: "
+        return f"{place}{self.theirs} (ours: {self.ours}), by {self.difference:.1e}"
+
+
+def parting(points: list[Point], tolerance: float) -> tuple[Point, Point | None]:
+    """The first point where the models part, and the last one before it.
+
+    That is where the difference jumps; else where it first exceeds the tolerance, or is largest.
+    """
+    differences = [point.difference for point in points]
+    before = np.maximum.accumulate([NOISE, *differences])
+    jumps = (i for i, found in enumerate(differences) if found > JUMP * before[i])
+    over = (i for i, found in enumerate(differences) if found > tolerance)
+    i = next(jumps, next(over, int(np.argmax(differences))))
+    return points[i], points[i - 1] if i else None
+
+
+def points(
+    reference: Reference,
+    model: nn.Module,
+    params: Any,
+    case: Case,
+    layout: Mapping[str, Tensor],
+) -> list[Point]:
+    """Every activation that both models have, in the reference's order of computing.
+
+    They are found by the family's table: the module that owns a tensor, and ours that owns its
+    parameters, give the same; so do whole layers and what goes into the first.
+    """
+    ours = _activations(model, params, case, reference.positions)
+    tensors = {  # of several, the first counts: a weight stands before its bias
+        owner: tensor for name, tensor in reversed(layout.items()) if (owner := _owner(name))
+    }
+    layers = {
+        match[1]: (parent, tensor.parts[0].layer)
+        for name, tensor in layout.items()
+        if (match := re.match(r"(.*?\.\d+)\.", name)) and (parent := _parent(tensor, ours))
+    }
+    first = [name for name, (_, layer) in layers.items() if layer == 0][:1]
+    found, calls = [], {}
+    for name, theirs in reference.activations(case, [*tensors, *layers], first):
+        call = calls[name] = calls.get(name, -1) + 1
+        if name == "logits":
+            path, value = name, ours[name]
+        elif name.endswith(" input"):
+            path, value = "embedded", ours.get("embedded")
+        elif name in layers:
+            parent, layer = layers[name]
+            path = f"{parent}/residual"
+            value = _call(np.asarray(ours[path]), layer, call, 3)
+        else:
+            path = "/".join(tensors[name].parts[0].ours.split("/")[:-1])
+            value = _output(tensors[name], ours, call)
+        if value is not None and (pair := _aligned(case, value, theirs)):
+            number = re.search(r"\.(\d+)(\.|$)", name)
+            layer = int(number[1]) if number else None
+            found.append(Point(name, path, layer, difference(*pair)))
+    return found
+
+
+def difference(ours: Any, theirs: Any, floor: float = 0.0) -> float:
+    """The largest difference, as a part of the reference's largest entry or of `floor`."""
+    ours, theirs = np.asarray(ours, np.float32), np.asarray(theirs, np.float32)
+    largest = max(float(np.abs(theirs).max(initial=0.0)), floor)
+    found = float(np.abs(ours - theirs).max(initial=0.0))
+    if not np.isfinite(found):
+        return float("inf")
+    return found / largest if largest else found
+
+
+def _activations(model: nn.Module, params: Any, case: Case, positions: bool) -> dict[str, Any]:
+    """Ours by path: what modules with parameters give, and taps; stacked over layers."""
+    tokens, keywords = case.given(positions)
+    owns = lambda module, method: (
+        method == "__call__"
+        and any(module.has_variable("params", name) for name in ("kernel", "scale", "table"))
+    )
+
+    @jax.jit
+    def call(params):
+        output, state = model.apply(
+            {"params": params},
+            tokens,
+            **keywords,
+            capture_intermediates=owns,
+            mutable=["intermediates", "taps"],
+        )
+        return output.logits, state
+
+    logits, state = call(params)
+    made = {
+        path.removesuffix("/0").removesuffix("/__call__"): value
+        for path, value in tree.named_leaves(state.get("intermediates", {})).items()
+    }
+    return {**made, **tree.named_leaves(state.get("taps", {})), "logits": logits}
+
+
+def _owner(tensor: str) -> str | None:
+    """The torch module that owns a tensor and gives what is made with it alone."""
+    owner, _, name = tensor.rpartition(".")
+    return owner if name in ("weight", "bias") else None
+
+
+def _parent(tensor: Tensor, ours: Mapping[str, Any]) -> str | None:
+    """The path of the block that a tensor's parameters are in."""
+    path = tensor.parts[0].ours
+    return next(
+        (
+            tap.removesuffix("/residual")
+            for tap in ours
+            if tap.endswith("/residual") and path.startswith(tap.removesuffix("residual"))
+        ),
+        None,
+    )
+
+
+def _call(value: np.ndarray, layer: int | None, call: int, axes: int) -> np.ndarray:
+    """One layer's of what is stacked over layers; of layers that share parameters, one call's."""
+    if layer is None:
+        return value[call] if value.ndim > axes else value
+    return value[layer]
+
+
+def _output(tensor: Tensor, ours: Mapping[str, Any], call: int) -> np.ndarray | None:
+    """What their module gives, made of the outputs of ours that hold its parameters."""
+    pieces = []
+    for part in tensor.parts:
+        value = ours.get("/".join(part.ours.split("/")[:-1]))
+        if value is None:
+            return None
+        value = np.asarray(value)
+        # What a product keeps are its kernel's last axes.
+        kept = next((n for n in range(len(part.shape)) if _ends(value, part.shape[n:])), None)
+        if kept is None:
+            return None
+        value = _call(value, part.layer, call, 2 + len(part.shape) - kept)
+        if value.ndim != 2 + len(part.shape) - kept:
+            return None
+        letters = part.letters[kept:]
+        groups = ("T", *(group for group in part.groups if set(group) <= set(letters)))
+        flat = value.reshape(-1, *value.shape[2:])
+        as_tensor = dataclasses.replace(
+            part, letters=f"T{letters}", shape=flat.shape, groups=groups
+        )
+        pieces.append(as_tensor.theirs(flat).reshape(*value.shape[:2], -1))
+    return np.concatenate(pieces, -1)
+
+
+def _ends(value: np.ndarray, shape: tuple[int, ...]) -> bool:
+    return value.ndim >= 2 + len(shape) and value.shape[-len(shape) :] == shape
+
+
+def _aligned(case: Case, ours: Any, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Both at the tokens that are no padding; None where they are not of one kind."""
+    ours, rows = np.asarray(ours), case.tokens.shape
+    if theirs.shape[:2] == rows[::-1] and rows[0] != rows[1]:
+        theirs = np.swapaxes(theirs, 0, 1)
+    if theirs.shape[:2] == rows:
+        shown, theirs = case.flat, theirs[case.present == 1]
+    elif case.source is not None and theirs.shape[:2] == case.source.shape:
+        theirs = theirs[case.source_present == 1]
+        shown = lambda value: value[case.source_present == 1]
+    else:
+        return None
+    if not case.packed and ours.shape[:2] not in (rows, getattr(case.source, "shape", rows)):
+        return None
+    ours = shown(ours)
+    if len(ours) != len(theirs) or ours.size != theirs.size:
+        return None
+    return ours.reshape(len(ours), -1), theirs.reshape(len(theirs), -1)

@@ -1,0 +1,262 @@
+"""`verify`: a Hugging Face directory's model here and in `transformers`, on the same inputs."""
+
+import dataclasses
+import functools
+import gc
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from lm_research import tree
+from lm_research.data import tokenizer as tokenizers
+from lm_research.errors import UserError
+from lm_research.hub import load, names, trace
+from lm_research.hub.cases import Case, cases, until
+from lm_research.hub.reference import Reference
+from lm_research.hub.trace import difference
+from lm_research.objectives.token_loss import token_loss
+
+Array = jax.Array
+
+# A gradient that is zero but for rounding, as that of a key's bias, is no part of its own largest
+# entry: at least this part of the median tensor's counts.
+FLOOR = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How much is computed.
+
+    Attributes:
+      tolerance: of each difference, as a part of the largest entry.
+      batch, length: B and T of the cases.
+      gradient: whether gradients are compared, too; they take as much memory as the weights.
+    """
+
+    tolerance: float = 1e-4
+    batch: int = 3
+    length: int = 64
+    gradient: bool = True
+
+    def __post_init__(self):
+        for name, least in (("batch", 1), ("length", 2)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}; it takes {least} or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What one case showed: differences as parts of the largest entry.
+
+    Attributes:
+      case: its name.
+      shape: B and T.
+      logits, loss: their differences.
+      gradient: the largest of any tensor; None where gradients were not compared.
+      tensor: whose that is.
+      nearest: of those beyond the tolerance, the tensor nearest to the loss.
+    """
+
+    case: str
+    shape: tuple[int, int]
+    logits: float
+    loss: float
+    gradient: float | None = None
+    tensor: str = ""
+    nearest: str = ""
+
+    @property
+    def largest(self) -> float:
+        """Of all its differences."""
+        return max(self.logits, self.loss, self.gradient or 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a comparison found.
+
+    Attributes:
+      architecture: theirs.
+      versions: of what was compared.
+      rows: one for each case.
+      tensors: how many have a gradient that was compared.
+      tolerance: that each difference had to keep to.
+      parted: where they part, in a line; "" where they don't.
+    """
+
+    architecture: str
+    versions: Mapping[str, str]
+    rows: tuple[Row, ...]
+    tensors: int
+    tolerance: float
+    parted: str = ""
+
+    @property
+    def largest(self) -> float:
+        """Of all differences."""
+        return max(row.largest for row in self.rows)
+
+    def __str__(self) -> str:
+        width = max(len(row.case) for row in self.rows)
+        lines = [f"{'':{width}}    tokens    logits      loss  gradient"]
+        for row in self.rows:
+            shape = "{} x {}".format(*row.shape)
+            gradient = "" if row.gradient is None else f"   {row.gradient:.1e}   {row.tensor}"
+            line = f"{row.case:{width}}  {shape:>8}   {row.logits:.1e}   {row.loss:.1e}{gradient}"
+            lines.append(line.rstrip())
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        against = f"{self.architecture} in float32 beside {versions}"
+        if self.parted:
+            return "\n".join([*lines, f"{against}:", self.parted])
+        return "\n".join([*lines, f"{against}: equal within {self.tolerance:g}"])
+
+
+def verify(
+    directory: str | Path,
+    model: nn.Module,
+    params: Callable[[], Any],
+    limits: Limits = Limits(),
+) -> Report:
+    """Compares a model with what `transformers` makes of a directory; one is in memory at a time.
+
+    Args:
+      directory: Hugging Face's, of the same weights.
+      model: ours, in float32.
+      params: reads its parameters onto the current mesh.
+      limits: how much is computed, and how close it has to be.
+
+    Raises:
+      UserError: PyTorch or `transformers` is not installed, or does not load the directory.
+    """
+    directory = Path(directory)
+    architecture = load.family(directory).architecture
+    reference = Reference(directory, architecture)
+    inputs = _cases(directory, model, reference, limits)
+    layout = names.layout(load.family(directory), names.parameters(names.abstract(model)))
+    with tempfile.TemporaryDirectory() as scratch:
+        for i, case in enumerate(inputs):
+            save_file(reference.measured(case, limits.gradient), f"{scratch}/{i}.safetensors")
+        positions, order = reference.positions, reference.order(inputs[0])
+        versions = {**reference.versions, "jax": jax.__version__}
+        del reference
+        gc.collect()
+        ours = params()
+        rows = []
+        for i, case in enumerate(inputs):
+            found = _measured(model, limits.gradient, ours, *case.given(positions), *_goal(case))
+            with safe_open(f"{scratch}/{i}.safetensors", framework="numpy") as theirs:
+                rows.append(_row(case, found, theirs, layout, order, limits.tolerance))
+    report = Report(
+        architecture,
+        versions,
+        tuple(rows),
+        sum(_has_gradient(tensor) for tensor in layout.values()) if limits.gradient else 0,
+        limits.tolerance,
+    )
+    at = next((i for i, row in enumerate(rows) if not row.largest <= limits.tolerance), None)
+    if at is None:
+        return report
+    reference = Reference(directory, architecture)
+    points = trace.points(reference, model, ours, inputs[at], layout)
+    return dataclasses.replace(report, parted=_told(rows[at], points, limits.tolerance))
+
+
+def _cases(directory: Path, model: nn.Module, reference: Reference, limits: Limits) -> list[Case]:
+    tokenizer = tokenizers.find(directory)
+    if tokenizer is not None and tokenizer.vocab > model.vocab:
+        raise UserError(
+            f"{directory} has a tokenizer of {tokenizer.vocab} tokens and a model of "
+            f"{model.vocab}; give the tokenizer that belongs to it"
+        )
+    context = getattr(model, "context", None) or reference.context
+    found = cases(
+        model,
+        batch=limits.batch,
+        length=limits.length,
+        context=context,
+        special=load.special(directory, model.vocab),
+        tokenizer=tokenizer,
+        types=reference.types,
+    )
+    if not reference.positions:  # it can't be told to begin at the end
+        found = [until(case, context) if case.last else case for case in found]
+    return found
+
+
+def _goal(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Targets and weights as our model reads the case."""
+    if not case.packed:
+        return case.targets, case.weights
+    return case.flat(case.targets)[None], case.flat(case.weights)[None]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _measured(
+    model: nn.Module,
+    gradient: bool,
+    params: Any,
+    tokens: Array,
+    keywords: dict[str, Any],
+    targets: Array,
+    weights: Array,
+) -> tuple[Array, Array, Any]:
+    """Logits, mean loss and gradients, by the loss that training takes."""
+
+    def mean(params):
+        output = model.apply({"params": params}, tokens, **keywords)
+        return token_loss(output, targets, weights)["loss"].value(), output.logits
+
+    if not gradient:
+        loss, logits = mean(params)
+        return logits, loss, None
+    (loss, logits), gradients = jax.value_and_grad(mean, has_aux=True)(params)
+    return logits, loss, gradients
+
+
+def _row(
+    case: Case,
+    found: tuple[Array, Array, Any],
+    theirs: Any,
+    layout: Mapping[str, names.Tensor],
+    order: Mapping[str, int],
+    tolerance: float,
+) -> Row:
+    logits, loss, gradients = found
+    apart = difference(case.flat(logits), theirs.get_tensor("logits"))
+    row = Row(case.name, case.tokens.shape, apart, difference(loss, theirs.get_tensor("loss")))
+    if gradients is None:
+        return row
+    leaves = tree.named_leaves(gradients)
+    read = lambda path, layer: np.asarray(leaves[path] if layer is None else leaves[path][layer])
+    held = [name for name, tensor in layout.items() if _has_gradient(tensor)]
+    expected = lambda name: theirs.get_tensor(f"gradient {name}")
+    floor = FLOOR * float(np.median([np.abs(expected(name)).max() for name in held]))
+    each = {name: difference(layout[name].made(read), expected(name), floor) for name in held}
+    worst = max(each, key=each.get)
+    apart = [name for name in held if not each[name] <= tolerance]
+    nearest = max(apart, key=lambda name: order.get(name, -1), default="")
+    return dataclasses.replace(row, gradient=each[worst], tensor=worst, nearest=nearest)
+
+
+def _has_gradient(tensor: names.Tensor) -> bool:
+    """Whether our model has all of it."""
+    return all(part.stored for part in tensor.parts)
+
+
+def _told(row: Row, points: list[trace.Point], tolerance: float) -> str:
+    """Where models part, in a line."""
+    point, before = trace.parting(points, tolerance)
+    if row.logits <= tolerance and row.loss <= tolerance:
+        return (
+            f"parts first in '{row.case}', in gradients alone, next to the loss in that of "
+            f"{row.nearest}; the largest difference is {row.gradient:.1e}"
+        )
+    after = "" if before is None else f"; what comes before agrees, last {before.theirs}"
+    return f"parts first in '{row.case}', in {point}{after}"
