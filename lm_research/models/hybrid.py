@@ -73,21 +73,22 @@ def Hybrid(
         out_initializer=nn.initializers.normal(deviation / math.sqrt(2 * layers)),
         dtype=dtype,
     )
-    norm = RMSNorm(epsilon)
-    mixer = StateSpace(
+    state_space = lambda: StateSpace(
         2 * width // head, head, groups, state, epsilon=epsilon, chunk=chunk, **shared
     )
     attention = Attention(
         heads, kv_heads or heads, width // heads, rotary=Rotary(base), kernel=kernel, **shared
     )
     mlp = GatedMLP(hidden or 64 * math.ceil(width * 8 / 3 / 64), **shared)
-    period = (RecurrentBlock(mixer, norm, dropout),) * (every - 1)
-    period += (Block(attention, mlp, norm, dropout=dropout),)
+    period = (
+        *(RecurrentBlock(state_space(), RMSNorm(epsilon), dropout) for _ in range(every - 1)),
+        Block(attention, mlp, RMSNorm(epsilon), dropout=dropout),
+    )
     return Transformer(
         vocab,
         width,
         Stack(layers, period, execution, remat),
-        norm,
+        RMSNorm(epsilon),
         tied=tied,
         dropout=dropout,
         deviation=deviation,

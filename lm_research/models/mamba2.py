@@ -195,10 +195,11 @@ def _family(convolution_bias: bool, bias: bool) -> Family:
             "layer_norm_epsilon": 1e-5,
         },
         fixed={"time_step_limit": [0.0, math.inf]},
-        # N H / D; initial weights; what 16 bits are added up in.
+        # N H / D; initial weights; what 16 bits are added up in; older keys that nothing acts on.
         inert=(
             *("expand", "initializer_range", "rescale_prenorm_residual", "time_step_rank"),
             *("time_step_min", "time_step_max", "time_step_floor", "residual_in_fp32"),
+            *("norm_before_gate", "rms_norm"),
         ),
         prefix="backbone.",
         spellings={"embedding.": "embeddings."},

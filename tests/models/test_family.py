@@ -110,6 +110,7 @@ CASES = {
     "llama_yarn": ("LlamaConfig", LLAMA | {"rope_parameters": YARN}),
     "llama_yarn_scaled": ("LlamaConfig", LLAMA | {"rope_parameters": SCALED_YARN}),
     "mamba2": ("Mamba2Config", MAMBA2),
+    "mamba2_biased": ("Mamba2Config", MAMBA2 | {"use_bias": True}),
     "mamba2_unusual": ("Mamba2Config", MAMBA2 | UNUSUAL_MAMBA2),
     "mistral": ("MistralConfig", LLAMA | {"num_key_value_heads": 2, "sliding_window": 5}),
     "qwen2": ("Qwen2Config", LLAMA | {"num_key_value_heads": 2}),
@@ -181,6 +182,8 @@ def plain_logits(model, params, tokens):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_logits_loss_and_every_gradient(reference, side):
+    if side == "left" and reference.section["kind"] == "Mamba2" and reference.section["bias"]:
+        pytest.skip("theirs convolves the biases of what pads a text on the left")
     tokens, present = padded(side)
     weights = present[:, 1:] * present[:, :-1]
     batch = {
