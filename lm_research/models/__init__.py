@@ -7,7 +7,9 @@ from lm_research.models.electra import ELECTRA, ELECTRAPair
 from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.gemma import Gemma
 from lm_research.models.gpt2 import GPT2
+from lm_research.models.hybrid import Hybrid
 from lm_research.models.llama import Llama
+from lm_research.models.mamba2 import Mamba2
 from lm_research.models.original import OriginalTransformer
 from lm_research.models.roberta import RoBERTa
 from lm_research.models.t5 import T5
@@ -24,7 +26,9 @@ __all__ = [
     "EncoderDecoder",
     "GPT2",
     "Gemma",
+    "Hybrid",
     "Llama",
+    "Mamba2",
     "OriginalTransformer",
     "RoBERTa",
     "T5",
