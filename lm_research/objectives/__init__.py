@@ -7,16 +7,23 @@ from lm_research.objectives.masked import Masked
 from lm_research.objectives.multi_token import MultiToken
 from lm_research.objectives.permutation import Permutation
 from lm_research.objectives.prefix import Prefix
+from lm_research.objectives.replaced_tokens import ReplacedTokens
 from lm_research.objectives.sentence_pairs import NextSentence, SentenceOrder
+from lm_research.objectives.seq2seq import Seq2Seq
+from lm_research.objectives.span_corruption import Denoisers, SpanCorruption
 
 __all__ = [
     "Balanced",
     "Causal",
+    "Denoisers",
     "FillInTheMiddle",
     "Masked",
     "MultiToken",
     "NextSentence",
     "Permutation",
     "Prefix",
+    "ReplacedTokens",
     "SentenceOrder",
+    "Seq2Seq",
+    "SpanCorruption",
 ]
