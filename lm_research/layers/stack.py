@@ -16,7 +16,7 @@ from lm_research.layers.position import Bias
 from lm_research.layers.tap import tap
 
 Array = jax.Array
-Wiring = Literal["pre", "post", "sandwich", "parallel"]
+Wiring = Literal["pre", "post", "sandwich", "reordered", "parallel", "parallel_norms"]
 Remat = Literal["none", "dots", "full"]
 Execution = Literal["auto", "scan", "unroll", "separate"]
 
@@ -29,10 +29,10 @@ class Block(nn.Module):
     Attributes:
       attention: attends to the block's input.
       mlp: follows it.
-      norm: normalises the input of both (`pre`; `parallel`: once, for both), each sum (`post`), or
-        input and result (`sandwich`).
-      wiring: pre: x + f(norm(x)); post: norm(x + f(x)); sandwich: x + norm(f(norm(x))); parallel:
-        x + attention(norm(x)) + mlp(norm(x)).
+      norm: normalises the input of both (`pre`; `parallel`: once, for both; `parallel_norms`: for
+        each), each sum (`post`), their results (`reordered`), or input and result (`sandwich`).
+      wiring: pre: x + f(norm(x)); post: norm(x + f(x)); reordered: x + norm(f(x)); sandwich:
+        x + norm(f(norm(x))); parallel: x + attention(norm(x)) + mlp(norm(x)).
       dropout: rate on what is added to the stream.
       cross: attends to an encoder's output, between the two.
     """
@@ -69,9 +69,11 @@ class Block(nn.Module):
             y, crossed = self.cross(y, position, memory_mask or Mask(), None, crossed, memory)
             return y
 
-        if self.wiring == "parallel":
-            y = self.norm.copy(name="attention_norm")(x)
-            x = x + Dropout(self.dropout)(attend(y) + self.mlp(y))
+        if self.wiring in ("parallel", "parallel_norms"):
+            y = z = self.norm.copy(name="attention_norm")(x)
+            if self.wiring == "parallel_norms":
+                z = self.norm.copy(name="mlp_norm")(x)
+            x = x + Dropout(self.dropout)(attend(y) + self.mlp(z))
         else:
             x = self._residual("attention", attend, x)
             if self.cross is not None:
@@ -85,7 +87,7 @@ class Block(nn.Module):
         norm, dropout = self.norm.copy(name=f"{name}_norm"), Dropout(self.dropout)
         if self.wiring == "post":
             return norm(x + dropout(function(x)))
-        y = function(norm(x))
+        y = norm(function(x)) if self.wiring == "reordered" else function(norm(x))
         if self.wiring == "sandwich":
             y = self.norm.copy(name=f"{name}_out_norm")(y)
         return x + dropout(y)

@@ -7,6 +7,7 @@ from lm_research.models.electra import ELECTRA, ELECTRAPair
 from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.gemma import Gemma
 from lm_research.models.gpt2 import GPT2
+from lm_research.models.gpt_neox import GPTNeoX
 from lm_research.models.hybrid import Hybrid
 from lm_research.models.llama import Llama
 from lm_research.models.mamba2 import Mamba2
@@ -26,6 +27,7 @@ __all__ = [
     "ELECTRAPair",
     "EncoderDecoder",
     "GPT2",
+    "GPTNeoX",
     "Gemma",
     "Hybrid",
     "Llama",

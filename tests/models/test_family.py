@@ -82,6 +82,7 @@ UNUSUAL_MAMBA2 = {
     "layer_norm_epsilon": 1e-2,
     "tie_word_embeddings": True,
 }
+NEOX = {n: v for n, v in LLAMA.items() if n != "rms_norm_eps"}
 CASES = {
     "gpt2": ("GPT2Config", GPT2),
     "gpt2_unusual": ("GPT2Config", GPT2 | UNUSUAL_GPT2),
@@ -105,6 +106,13 @@ CASES = {
     "gemma3_capped": (
         "Gemma3TextConfig",
         GEMMA | {"final_logit_softcapping": 2.0, "sliding_window": 3},
+    ),
+    "gpt_neox": ("GPTNeoXConfig", NEOX | {"rotary_pct": 0.5, "rotary_emb_base": 100}),
+    "gpt_neox_serial": (
+        "GPTNeoXConfig",
+        NEOX
+        | {"use_parallel_residual": False, "tie_word_embeddings": True, "layer_norm_eps": 1e-2}
+        | {"hidden_act": "gelu_new", "rope_scaling": {**LINEAR, "partial_rotary_factor": 1.0}},
     ),
     "llama": ("LlamaConfig", LLAMA | {"num_key_value_heads": 2, "hidden_act": "gelu"}),
     "llama_tied": ("LlamaConfig", LLAMA | TIED_LLAMA),
