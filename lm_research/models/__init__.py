@@ -8,6 +8,7 @@ from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.gemma import Gemma
 from lm_research.models.gpt2 import GPT2
 from lm_research.models.llama import Llama
+from lm_research.models.modernbert import ModernBERT
 from lm_research.models.original import OriginalTransformer
 from lm_research.models.roberta import RoBERTa
 from lm_research.models.t5 import T5
@@ -26,6 +27,7 @@ __all__ = [
     "Gemma",
     "Llama",
     "OriginalTransformer",
+    "ModernBERT",
     "RoBERTa",
     "T5",
     "Transformer",

@@ -70,6 +70,26 @@ CASES |= {
     "electra_generator_wide": ("ElectraForMaskedLM", ELECTRA | {"embedding_size": 32}),
     "electra_bare": ("ElectraModel", ELECTRA),
 }
+SPECIAL = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0)
+MODERNBERT = BERT | SPECIAL | {"num_hidden_layers": 6, "local_attention": 8}
+ROPE = {"rope_theta": 50.0, "rope_type": "default"}
+CASES |= {
+    "modernbert": ("ModernBertForMaskedLM", MODERNBERT),
+    "modernbert_unusual": (
+        "ModernBertForMaskedLM",
+        MODERNBERT
+        | {
+            "num_hidden_layers": 4,
+            "global_attn_every_n_layers": 2,
+            "rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE},
+            "hidden_activation": "silu",
+            "classifier_activation": "relu",
+            "norm_eps": 1e-2,
+        },
+    ),
+    "modernbert_shallow": ("ModernBertForMaskedLM", MODERNBERT | {"num_hidden_layers": 2}),
+    "modernbert_bare": ("ModernBertModel", MODERNBERT),
+}
 LENGTH = 24  # the whole context
 ROWS = (24, 17, 2)  # tokens in each row of a padded batch
 TOLERANCE = 2e-5  # of the largest; the two gelus part at 1e-4
