@@ -364,3 +364,36 @@ def test_shared_layers_may_be_scanned_and_made_again(large):
         other = both(ALBERT(**sizes, execution="scan", remat=remat))
         for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(both(model)), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max() + 1e-3)
+
+
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        ({"norm_bias": True}, "norm_bias True"),
+        ({"attention_bias": True}, "attention_bias True"),
+        ({"decoder_bias": False}, "decoder_bias False"),
+        ({"layer_types": ["sliding_attention", "full_attention"] * 3}, "full_attention first"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 2.0}}},
+            "scales the rotary positions of full_attention",
+        ),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+def test_what_changes_a_modernbert_is_refused(tmp_path, option, words):
+    found = Reference("modernbert", tmp_path / "theirs")
+    path = found.directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **option}))
+    with pytest.raises(UserError, match=words):
+        load.section(found.directory)
+
+
+def test_a_modernbert_of_transformers_4_loads(tmp_path):
+    found = Reference("modernbert_unusual", tmp_path / "theirs")
+    path = found.directory / "config.json"
+    config = json.loads(path.read_text())
+    for name in ("layer_types", "rope_parameters"):
+        del config[name]
+    config |= {"global_rope_theta": 50.0, "local_rope_theta": 50.0}
+    path.write_text(json.dumps({**config, "global_attn_every_n_layers": 2}))
+    assert load.section(found.directory) == found.section

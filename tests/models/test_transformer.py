@@ -7,7 +7,17 @@ import pytest
 
 from lm_research import mesh, tree
 from lm_research.layers import EMPTY, Mask, Patch, separated
-from lm_research.models import ALBERT, BERT, GPT2, DistilBERT, Gemma, Llama, RoBERTa, XLNet
+from lm_research.models import (
+    ALBERT,
+    BERT,
+    GPT2,
+    DistilBERT,
+    Gemma,
+    Llama,
+    ModernBERT,
+    RoBERTa,
+    XLNet,
+)
 
 SIZES = {"vocab": 64, "width": 32, "layers": 2, "heads": 4}
 SANDWICH = dict(wiring="sandwich", kv_heads=2, head=16, hidden=48, score_cap=3.0, soft_cap=2.0)
@@ -22,6 +32,7 @@ MODELS = {
     "roberta": RoBERTa(**SIZES, context=24),
     "distilbert": DistilBERT(**SIZES, context=24),
     "albert": ALBERT(**SIZES, embedding=16, groups=1, context=24),
+    "modernbert": ModernBERT(**SIZES | {"layers": 4}, hidden=48, window=4),
     "qwen3": Llama(**SIZES, kv_heads=2, head=16, hidden=48, head_norms=True, tied=True),
     "xlnet": XLNet(**SIZES, causal=True),
 }
