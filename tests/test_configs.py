@@ -36,6 +36,11 @@ SHRUNK = {
         {"data.tokenizer.vocab": 257, "data.heldout": 0.2},
     ),
     "quickstart": ("vocab=257,width=16,layers=1,length=16,batch=8,steps=4", {}),
+    "t5": (
+        "vocab=512,width=16,layers=1,length=24,batch=8,steps=4",
+        {"model.heads": 2, "model.head": 8, "data.heldout": 0.2},
+    ),
+    "translation": ("vocab=257,width=16,layers=1,heads=2,length=24,batch=8,steps=4", {}),
     "shakespeare_char": ("width=16,layers=1,length=16,batch=8,steps=4,dispatch=1", {}),
     "xlnet": ("vocab=257,width=16,layers=1,heads=2,length=16,batch=8,steps=4", {}),
 }
@@ -48,7 +53,8 @@ def shrunk(name, directory):
     knobs, fields = SHRUNK[name]
     config = config_flag.loaded(f"{CONFIGS / name}.py:{knobs}")
     config.update_from_flattened_dict({**FIELDS, **fields})
-    config.data.source.paths = str(directory / "text.txt")
+    text = str(directory / "text.txt")
+    config.data.source.paths = f"{text},{text}" if config.data.kind == "Parallel" else text
     return config
 
 

@@ -7,7 +7,9 @@ from lm_research.models.electra import ELECTRA, ELECTRAPair
 from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.gemma import Gemma
 from lm_research.models.gpt2 import GPT2
+from lm_research.models.hybrid import Hybrid
 from lm_research.models.llama import Llama
+from lm_research.models.mamba2 import Mamba2
 from lm_research.models.modernbert import ModernBERT
 from lm_research.models.original import OriginalTransformer
 from lm_research.models.roberta import RoBERTa
@@ -25,9 +27,11 @@ __all__ = [
     "EncoderDecoder",
     "GPT2",
     "Gemma",
+    "Hybrid",
     "Llama",
-    "OriginalTransformer",
+    "Mamba2",
     "ModernBERT",
+    "OriginalTransformer",
     "RoBERTa",
     "T5",
     "Transformer",

@@ -1,5 +1,7 @@
 """What holds for every decoder and encoder, whatever its family: a new one is a line in MODELS."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,9 @@ from lm_research.models import (
     GPT2,
     DistilBERT,
     Gemma,
+    Hybrid,
     Llama,
+    Mamba2,
     ModernBERT,
     RoBERTa,
     XLNet,
@@ -35,6 +39,8 @@ MODELS = {
     "modernbert": ModernBERT(**SIZES | {"layers": 4}, hidden=48, window=4),
     "qwen3": Llama(**SIZES, kv_heads=2, head=16, hidden=48, head_norms=True, tied=True),
     "xlnet": XLNet(**SIZES, causal=True),
+    "mamba2": Mamba2(64, 32, 2, head=8, groups=2, state=12, chunk=5),
+    "hybrid": Hybrid(64, 32, 3, 4, every=2, head=8, groups=2, state=12),
 }
 T = 12
 WEIGHTS = np.random.default_rng(7).normal(size=(2, T, 64)).astype(np.float32)
@@ -143,6 +149,7 @@ def test_sharded_is_whole(model, params, expected, alike):
     with mesh.Mesh(data=2, fsdp=2, tensor=2).activate():
         sharded = jax.device_put(params, mesh.shardings(boxed))
         leaves = tree.named_leaves(sharded).items()
-        key = next(leaf for name, leaf in leaves if name.endswith("attention/key/kernel"))
+        kernel = re.compile(r"(attention/key|mixer/read)/kernel$")
+        key = next(leaf for name, leaf in leaves if kernel.search(name))
         assert key.addressable_shards[0].data.shape[1:3] == (key.shape[1] / 2, key.shape[2] / 2)
         alike(both(model)(sharded), expected, 2e-5)
