@@ -12,6 +12,7 @@ from lm_research.models.hybrid import Hybrid
 from lm_research.models.llama import Llama
 from lm_research.models.mamba2 import Mamba2
 from lm_research.models.mixtral import Mixtral
+from lm_research.models.modernbert import ModernBERT
 from lm_research.models.original import OriginalTransformer
 from lm_research.models.roberta import RoBERTa
 from lm_research.models.t5 import T5
@@ -33,6 +34,7 @@ __all__ = [
     "Llama",
     "Mamba2",
     "Mixtral",
+    "ModernBERT",
     "OriginalTransformer",
     "RoBERTa",
     "T5",

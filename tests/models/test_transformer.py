@@ -20,6 +20,7 @@ from lm_research.models import (
     Llama,
     Mamba2,
     Mixtral,
+    ModernBERT,
     RoBERTa,
     XLNet,
 )
@@ -40,6 +41,7 @@ MODELS = {
     "mixtral": Mixtral(**SIZES, kv_heads=2, hidden=24, experts=4, dense=(False, True)),
     "distilbert": DistilBERT(**SIZES, context=24),
     "albert": ALBERT(**SIZES, embedding=16, groups=1, context=24),
+    "modernbert": ModernBERT(**SIZES | {"layers": 4}, hidden=48, window=4),
     "qwen3": Llama(**SIZES, kv_heads=2, head=16, hidden=48, head_norms=True, tied=True),
     "xlnet": XLNet(**SIZES, causal=True),
     "mamba2": Mamba2(64, 32, 2, head=8, groups=2, state=12, chunk=5),
