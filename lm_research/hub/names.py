@@ -200,7 +200,7 @@ def strangers(family: Family, given: Mapping[str, Parameter]) -> list[str]:
     return [path for path in has if path not in rows] + [
         path
         for path, row in rows.items()
-        if path not in has and not _dispensable(row) and not path.endswith("/bias")
+        if path not in has and not _dispensable(row) and not path.endswith("bias")
     ]
 
 

@@ -1,6 +1,7 @@
 """Architectures: a family is its sizes, its choices and its table of Hugging Face names."""
 
 from lm_research.models.albert import ALBERT
+from lm_research.models.bart import BART
 from lm_research.models.bert import BERT
 from lm_research.models.distilbert import DistilBERT
 from lm_research.models.electra import ELECTRA, ELECTRAPair
@@ -22,6 +23,7 @@ from lm_research.models.xlnet import XLNet
 
 __all__ = [
     "ALBERT",
+    "BART",
     "BERT",
     "DistilBERT",
     "ELECTRA",
