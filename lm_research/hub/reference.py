@@ -78,16 +78,13 @@ class Reference:
 
     def order(self, case: Case) -> dict[str, int]:
         """When each parameter is first used, from the tokens to the loss."""
-        own = {
-            name: module._parameters
-            for name, module in self.model.named_modules()
-            if module._parameters
-        }
-        calls = dict.fromkeys(name for name, _ in self.activations(case, list(own), []))
+        modules = dict(self.model.named_modules())
+        calls = dict.fromkeys(name for name, _ in self.activations(case, list(modules), []))
         return {
-            f"{module}.{name}": place
-            for place, module in enumerate(calls)
-            for name in own.get(module, ())
+            f"{owner}.{name}": place
+            for place, owner in enumerate(calls)
+            if owner in modules
+            for name, _ in modules[owner].named_parameters(recurse=False)
         }
 
     def measured(self, case: Case, gradient: bool) -> dict[str, np.ndarray]:
@@ -104,11 +101,20 @@ class Reference:
         found = {"logits": case.flat(logits.detach().numpy()), "loss": loss.detach().numpy()}
         if gradient:
             loss.backward()
-            # Under every name that a tied weight has.
-            for name, weight in self.model.named_parameters(remove_duplicate=False):
-                grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
-                found[f"gradient {name}"] = grad.numpy()
+            found |= {f"gradient {name}": grad for name, grad in self._gradients().items()}
         return {name: np.ascontiguousarray(array) for name, array in found.items()}
+
+    def _gradients(self) -> dict[str, np.ndarray]:
+        """By tensor: under every name that a tied weight has, as in memory and as in files."""
+        import torch
+        from transformers.core_model_loading import revert_weight_conversion
+
+        grads = {
+            name: torch.zeros_like(weight) if weight.grad is None else weight.grad
+            for name, weight in self.model.named_parameters(remove_duplicate=False)
+        }
+        both = {**revert_weight_conversion(self.model, grads), **grads}
+        return {name: grad.numpy() for name, grad in both.items()}
 
     def activations(
         self, case: Case, modules: Sequence[str], first: Sequence[str]

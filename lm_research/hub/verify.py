@@ -233,8 +233,8 @@ def _row(
     row = Row(case.name, case.tokens.shape, apart, difference(loss, theirs.get_tensor("loss")))
     if gradients is None:
         return row
-    leaves = tree.named_leaves(gradients)
-    read = lambda path, layer: np.asarray(leaves[path] if layer is None else leaves[path][layer])
+    leaves = tree.named_leaves(jax.device_get(gradients))
+    read = lambda path, layer: leaves[path] if layer is None else leaves[path][layer]
     held = [name for name, tensor in layout.items() if _has_gradient(tensor)]
     expected = lambda name: theirs.get_tensor(f"gradient {name}")
     floor = FLOOR * float(np.median([np.abs(expected(name)).max() for name in held]))
