@@ -127,13 +127,16 @@ def data(shape: str):
     return np.random.default_rng(0).integers(0, vocab, (rows, length + 1), np.int32)
 
 
-def work(spec: dict) -> None:
-    """One side: reads a number of steps from standard input, makes them, writes seconds a step."""
+def runner(spec: dict):
+    """One side's function that makes steps, and how many."""
     if spec["side"] == "torch":
-        run, per = torchs(spec["shape"], spec["dtype"]), 1
-    else:
-        per = spec.get("dispatch", 1)
-        run = ours(spec["shape"], spec["dtype"], per)
+        return torchs(spec["shape"], spec["dtype"]), 1
+    per = spec.get("dispatch", 1)
+    return ours(spec["shape"], spec["dtype"], per), per
+
+
+def work(run, per: int) -> None:
+    """One side: reads a number of steps from standard input, makes them, writes seconds a step."""
     first = run()
     for _ in range(2):
         last = run()
@@ -148,12 +151,22 @@ def work(spec: dict) -> None:
         print(json.dumps({"wall": wall / steps, "cpu": cpu / steps}), flush=True)
 
 
-def compare(shape: str, sides: dict, rounds: int) -> dict:
-    """Seconds per step of every side, wall and CPU, in interleaved rounds."""
+def side(spec: dict, runner) -> None:
+    """`work` of one side, ours on the mesh of this machine."""
+    if spec["side"] == "torch":
+        return work(*runner(spec))
+    from lm_research.mesh import Mesh
+
+    with Mesh().activate():
+        return work(*runner(spec))
+
+
+def compare(shape: str, sides: dict, rounds: int, steps: int, program: str = __file__) -> dict:
+    """Seconds per step of every side, wall and CPU, in interleaved rounds of so many steps each."""
     environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     processes, seconds = {}, {}
     for name, spec in sides.items():
-        command = [sys.executable, __file__, "--work", json.dumps({"shape": shape, **spec})]
+        command = [sys.executable, program, "--work", json.dumps({"shape": shape, **spec})]
         processes[name] = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -162,7 +175,7 @@ def compare(shape: str, sides: dict, rounds: int) -> dict:
         seconds[name] = {"wall": [], "cpu": []}
     for _ in range(rounds):
         for name, process in processes.items():
-            process.stdin.write(f"{STEPS[shape]}\n")
+            process.stdin.write(f"{steps}\n")
             process.stdin.flush()
             for kind, value in json.loads(process.stdout.readline()).items():
                 seconds[name][kind].append(value)
@@ -202,16 +215,10 @@ def main() -> None:
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        spec = json.loads(options.work)
-        if spec["side"] == "torch":
-            return work(spec)
-        from lm_research.mesh import Mesh
-
-        with Mesh().activate():
-            return work(spec)
+        return side(json.loads(options.work), runner)
     found, details = [], {}
     for shape in options.shapes.split(","):
-        seconds = compare(shape, SIDES, options.rounds)
+        seconds = compare(shape, SIDES, options.rounds, STEPS[shape])
         found += rows(shape, seconds)
         details[shape] = {
             name: {

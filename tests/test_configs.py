@@ -1,4 +1,4 @@
-"""Every file in configs/, shrunk by its knobs and fields, trains, resumes and generates."""
+"""Every file in configs/, shrunk by its knobs and fields, trains, resumes, generates or scores."""
 
 import os
 import signal
@@ -9,22 +9,35 @@ import pytest
 
 from lm_research import mesh
 from lm_research.commands import config_flag
-from lm_research.infer import generate
+from lm_research.infer import generate, score
+from lm_research.models import gemma, llama
 from lm_research.train import loop
 from lm_research.train.restore import open_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 # Knobs, and fields that no knob reaches.
+TINY = {"model.width": 16, "model.layers": 2, "model.heads": 2, "model.hidden": 16}
 SHRUNK = {
+    "bert": (
+        "vocab=261,width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text,pairs=next",
+        {"data.heldout": 0.2},
+    ),
+    "decoder": (
+        "size=gemma-3-270m,vocab=257,length=16,batch=8,steps=4,source=text",
+        {**TINY, "model.head": 8, "data.heldout": 0.2},
+    ),
     "gpt2_small": (
         "width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text",
         {"data.tokenizer.vocab": 257, "data.heldout": 0.2},
     ),
     "quickstart": ("vocab=257,width=16,layers=1,length=16,batch=8,steps=4", {}),
     "shakespeare_char": ("width=16,layers=1,length=16,batch=8,steps=4,dispatch=1", {}),
+    "xlnet": ("vocab=257,width=16,layers=1,heads=2,length=16,batch=8,steps=4", {}),
 }
 FIELDS = {"log.tensorboard": False, "log.samples.every": 0, "data.source.paths": "text.txt"}
+
+DECODERS = [size for family in (gemma, llama) for size in family.SIZES]
 
 
 def shrunk(name, directory):
@@ -40,7 +53,7 @@ def test_every_config_is_here():
 
 
 @pytest.mark.parametrize("name", SHRUNK)
-def test_trains_resumes_and_generates(name, tmp_path, monkeypatch):
+def test_trains_resumes_and_generates_or_scores(name, tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("The cat sat. A bird flew over it, and over me.\n" * 40)
     workdir, draws, draw = tmp_path / "run", [], loop.draw
 
@@ -56,17 +69,26 @@ def test_trains_resumes_and_generates(name, tmp_path, monkeypatch):
     assert loop.train(config, workdir) == 0 and len(draws) == 4  # the third step and the fourth
     with mesh.single():
         loaded = open_checkpoint(workdir)
-        [result] = generate(
-            loaded.model, loaded.params, [loaded.tokenizer.prompt("The cat")], length=4
-        )
-    assert loaded.step == 4 and len(result.tokens) == 4
+        prompt = loaded.tokenizer.prompt("The cat")
+        if getattr(loaded.model, "continues", True):
+            [result] = generate(loaded.model, loaded.params, [prompt], length=4)
+            assert len(result.tokens) == 4
+        else:
+            [result] = score(loaded.model, loaded.params, [prompt], tokenizer=loaded.tokenizer)
+            assert result["sum"] < 0
+    assert loaded.step == 4
     assert all(jax.numpy.isfinite(leaf).all() for leaf in jax.tree.leaves(loaded.params))
 
 
 @pytest.mark.parametrize(
     "argument",
     ["quickstart", *(f"gpt2_small.py:size={size}" for size in ("small", "medium", "large", "xl"))]
-    + [f"shakespeare_char.py:run={run}" for run in ("cpu", "gpu")],
+    + [f"xlnet.py:size={size}" for size in ("tiny", "base", "large")]
+    + [f"shakespeare_char.py:run={run}" for run in ("cpu", "gpu")]
+    + [f"decoder.py:size={size}" for size in DECODERS]
+    + [f"bert.py:size={size}" for size in ("tiny", "mini", "small", "medium", "base", "large")]
+    + [f"bert.py:family=roberta,size={size},unit=span" for size in ("base", "large")]
+    + ["bert.py:family=distilbert,unit=word"],
 )
 def test_as_published_is_an_experiment(argument):
     """Unshrunk: every value is one that the sections take, and samples fit into the context."""

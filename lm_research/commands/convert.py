@@ -32,5 +32,12 @@ def run(values: flags.FlagValues) -> None:
             restore.save_run(target, loaded)
             tensors = len(tree.named_leaves(loaded.params))
         else:
-            tensors = save(target, loaded.section, loaded.params, loaded.tokenizer)
+            tensors = save(
+                target,
+                loaded.section,
+                loaded.params,
+                loaded.tokenizer,
+                eos=loaded.eos,
+                context=loaded.context,
+            )
     print(f"{tree.count(loaded.params):,} parameters in {tensors} tensors: {target}")

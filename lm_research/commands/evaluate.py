@@ -1,4 +1,4 @@
-"""Print a checkpoint's held-out loss, perplexity and bits per byte."""
+"""Print a checkpoint's held-out loss, and of one that continues texts, bits per byte."""
 
 import tempfile
 from pathlib import Path
@@ -22,17 +22,19 @@ def run(values: flags.FlagValues) -> None:
     from lm_research import mesh
     from lm_research.errors import UserError
     from lm_research.evals import HeldOut
-    from lm_research.objectives import Causal
+    from lm_research.objectives import Causal, Masked
     from lm_research.train.restore import open_checkpoint
 
     with mesh.single(), tempfile.TemporaryDirectory() as scratch:
         execution = {} if values.dtype is None else {"dtype": values.dtype}
         loaded = open_checkpoint(values.checkpoint, **execution)
         if values.paths is None:
-            objective, data = _of_run(Path(values.checkpoint), values.length)
+            objective, data = _of_run(Path(values.checkpoint), loaded, values.length)
         else:
-            objective = Causal(values.length or loaded.model.context or 1024)
+            kind = Causal if loaded.model.causal else Masked
+            objective = kind(values.length or loaded.model.context or 1024)
             data = _of_files(values.paths, loaded, objective.length, Path(scratch))
+            objective = objective.bound(loaded.tokenizer)
         context = loaded.model.context
         if context is not None and objective.length > context:
             raise UserError(f"--length={objective.length}: the model's context is {context}")
@@ -45,7 +47,7 @@ def run(values: flags.FlagValues) -> None:
         print(f"{name.replace('_', ' ')}: {value:.4f}{note}")
 
 
-def _of_run(path: Path, length: int | None) -> tuple[Any, Any]:
+def _of_run(path: Path, loaded: Any, length: int | None) -> tuple[Any, Any]:
     """A run's own objective and held-out text."""
     import dataclasses
 
@@ -59,7 +61,13 @@ def _of_run(path: Path, length: int | None) -> tuple[Any, Any]:
     objective = part(stored, "objective")
     if length is not None:
         objective = dataclasses.replace(objective, length=length)
-    return objective, part(stored, "data").prepare(path / "data", objective.length)
+    data = part(stored, "data").prepared(path / "data", objective.length)
+    if data.tokenizer.hash != loaded.tokenizer.hash:
+        raise UserError(
+            f"{path / 'data'} was prepared with another tokenizer than {path / 'tokenizer'}, "
+            "so its ids mean something else to the model; give --paths=TEXT_FILES"
+        )
+    return objective.bound(loaded.tokenizer), data
 
 
 def _of_files(paths: str, loaded: Any, length: int, scratch: Path) -> Any:

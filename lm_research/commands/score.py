@@ -36,9 +36,9 @@ def run(values: flags.FlagValues) -> None:
         sequences = [text.encoded(line, loaded.tokenizer, begins=False) for line in lines]
         for line, tokens in zip(lines, sequences):
             check(loaded.model, tokens, line.where)
-        results = score(loaded.model, loaded.params, sequences)
+        results = score(loaded.model, loaded.params, sequences, tokenizer=loaded.tokenizer)
     log.write_text(Path(values.output), "".join(json.dumps(result) + "\n" for result in results))
-    count = sum(max(0, len(tokens) - 1) for tokens in sequences)
+    count = sum(x is not None for result in results for x in result["logprobs"])
     total = sum(result["sum"] for result in results)
     mean = f"{-total / count:.4f} nats per token over " if count else ""
     print(f"{mean}{count:,} tokens of {len(results):,} lines: {values.output}")

@@ -1,11 +1,10 @@
-"""From a corpus to windows of tokens: split, tokenizer, shards and the arithmetic of packing."""
+"""From a corpus to windows of tokens: split, tokenizer, shards."""
 
 import dataclasses
 import hashlib
 import json
 import lzma
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,106 +14,16 @@ from lm_research import log
 from lm_research.data import shards as shards_
 from lm_research.data import tokenizer as tokenizers
 from lm_research.data.shards import Shards
-from lm_research.data.source import Source, within
+from lm_research.data.source import Source
 from lm_research.data.split import Part, Survey, split, survey
 from lm_research.data.tokenizer import Tokenizer
 from lm_research.data.vocabulary import Characters, Pretrained, Trains
+from lm_research.data.windows import Windows
 from lm_research.errors import UserError
 
 # xz -9 takes a second per megabyte.
 COMPRESSED = 64 * 2**20
 _PREPARED = "prepared.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Windows:
-    """Token shards as windows; window i begins at token i * length and predicts `length` tokens.
-
-    So every token but the very first is predicted once; the last window may be padded.
-
-    Attributes:
-      shards: the tokens.
-      length: T; a window holds T + 1 tokens.
-      documents: "separate" adds `segments` and `position`, by which each document is read alone.
-    """
-
-    shards: Shards
-    length: int
-    documents: Literal["separate", "joined"] = "separate"
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens are predicted in one pass."""
-        return self.shards.index["tokens"] - 1
-
-    def __len__(self) -> int:
-        return -(-self.tokens // self.length)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return {name: rows[0] for name, rows in self.gather([within(index, len(self))]).items()}
-
-    def gather(
-        self, indices: Iterable[int], shifts: Iterable[int] | int = 0
-    ) -> dict[str, np.ndarray]:
-        """Many windows at once, stacked.
-
-        Args:
-          indices: which, [B].
-          shifts: tokens by which each window is moved along the text, [B] or one for all, less than
-            `tokens`. The text is a ring: what is moved over its end comes from its beginning.
-
-        Returns:
-          tokens int32 [B, T + 1]; weights float32 [B, T + 1], 0 for padding; and for separate
-          documents, int32 [B, T + 1] each, segments (from 1 in each window, 0 for padding) and
-          position (from 0 in each segment).
-        """
-        indices = np.asarray(indices, np.int64)
-        starts = (indices * self.length + shifts) % self.tokens
-        # How many tokens of a row are not padding.
-        counts = np.minimum(self.length, self.tokens - indices * self.length) + 1
-        rows = {
-            "tokens": np.zeros((len(indices), self.length + 1), np.int32),
-            "weights": (np.arange(self.length + 1) < counts[:, None]).astype(np.float32),
-        }
-        for row, (start, count) in enumerate(zip(starts.tolist(), counts.tolist())):
-            self._fill(rows["tokens"][row], rows["weights"][row], start, count)
-        if self.documents == "separate":
-            rows |= self._documents(starts.tolist(), counts)
-        return rows
-
-    def _fill(self, tokens: np.ndarray, weights: np.ndarray, start: int, count: int) -> None:
-        stream = self.shards.tokens
-        first = min(count, self.tokens + 1 - start)
-        tokens[:first] = stream[start : start + first]
-        if first < count:  # the last token is the first again, so go on with the second
-            tokens[first:count] = stream[1 : 1 + count - first]
-            if self.shards.eos is None:
-                weights[first] = 0.0  # it does not follow the last one
-
-    def _documents(self, starts: list[int], counts: np.ndarray) -> dict[str, np.ndarray]:
-        begins = np.zeros((len(starts), self.length + 1), np.int32)
-        for row, start in enumerate(starts):
-            begins[row, self._boundaries(start, start + self.length + 1)] = 1
-        begins[:, 0] = 1
-        place = np.arange(self.length + 1, dtype=np.int32)
-        real = place < counts[:, None]
-        since = np.maximum.accumulate(begins * place, axis=1)
-        return {
-            "segments": np.cumsum(begins, axis=1, dtype=np.int32) * real,
-            "position": (place - since) * real,
-        }
-
-    def _boundaries(self, start: int, stop: int) -> np.ndarray:
-        """Where in a window documents begin."""
-        offsets = self.shards.offsets
-        found = offsets[slice(*np.searchsorted(offsets, (start, stop)))] - start
-        if stop <= self.tokens:
-            return found
-        again = offsets[: np.searchsorted(offsets, stop - self.tokens)] + (self.tokens - start)
-        if self.shards.eos is None:
-            again = again[1:]
-            again = np.append(again, self.tokens + 1 - start)
-        return np.concatenate([found, again[again < stop - start]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,12 +77,14 @@ class Packed:
             if isinstance(given := getattr(self, name), str | bytes | dict | list | tuple):
                 raise UserError(f"data.{name} is {given!r}; it takes a source, such as TextFiles")
 
-    def prepare(self, directory: Path, length: int) -> Prepared:
+    def prepare(self, directory: Path, length: int, kept: bool = False) -> Prepared:
         """Tokenizer, shards and facts, made now or found as an earlier call left them.
 
         Args:
           directory: of this data alone.
           length: T.
+          kept: a run lives by what is there, which is never replaced: another text is refused, and
+            one that cannot be read any more is not needed.
 
         Raises:
           UserError: the text cannot be read, is too short, or what was prepared is damaged.
@@ -181,10 +92,24 @@ class Packed:
         directory = Path(directory)
         with shards_.locked(directory):
             path = directory / _PREPARED
-            stored, asked = _stored(path), self._asked()
-            if asked["fingerprints"] is None or stored.get("asked") != asked:
-                stored = {**self._find_or_make(directory, asked), "asked": asked}
-                log.write_text(path, json.dumps(stored, indent=2) + "\n")
+            if kept and (stored := _stored(path)):
+                self._compare(directory, stored)
+            else:
+                stored, asked = _stored(path), self._asked()
+                if asked["fingerprints"] is None or stored.get("asked") != asked:
+                    stored = {**self._find_or_make(directory, asked), "asked": asked}
+                    log.write_text(path, json.dumps(stored, indent=2) + "\n")
+        return self.prepared(directory, length)
+
+    def prepared(self, directory: Path, length: int) -> Prepared:
+        """What `prepare` left in a directory, whatever has become of the text since.
+
+        Raises:
+          UserError: there is nothing, or it is damaged.
+        """
+        stored = _stored(directory / _PREPARED)
+        if not stored:
+            raise UserError(f"{directory} holds no prepared data")
         # A run's directory may have been moved since.
         place = directory if self.cache is None else Path(stored["place"])
         tokenizer = tokenizers.load(place / "tokenizer")
@@ -213,13 +138,38 @@ class Packed:
             "fingerprints": None if None in prints else prints,
         }
 
-    def _find_or_make(self, directory: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    def _compare(self, directory: Path, stored: dict[str, Any]) -> None:
+        """Refuses a text or a tokenizer that is another than what was prepared in `directory`."""
+        try:
+            asked = self._asked()
+            if asked["fingerprints"] is not None and stored["asked"] == asked:
+                return
+            found, _, key = self._surveyed(asked)
+        except (UserError, OSError) as error:
+            asked, got = "a look at the text of the run", f"what was prepared of it in {directory}"
+            return log.fallback(asked, got, str(error))
+        if key != stored["key"]:
+            was = stored["facts"]["content"]
+            another = f"text (SHA-256 {was[:8]} -> {found.content[:8]})"
+            raise UserError(
+                f"{directory} was prepared from another "
+                f"{'tokenizer' if was == found.content else another}; give a new --workdir, or "
+                "--config.resume=changed to go on with the new one"
+            )
+        log.write_text(
+            directory / _PREPARED, json.dumps({**stored, "asked": asked}, indent=2) + "\n"
+        )
+
+    def _surveyed(self, asked: dict[str, Any]) -> tuple[Survey, Survey | None, str]:
+        """What the texts are, and the key of what is prepared from them."""
         found = survey(self.source)
         given = None if asked["heldout"] != "given" else survey(self.heldout)
         content = [found.content, given and given.content]
-        key = _key(
-            [shards_.FORMAT, content, *(asked[n] for n in ("tokenizer", "heldout", "split"))]
-        )
+        choices = [asked[name] for name in ("tokenizer", "heldout", "split")]
+        return found, given, _key([shards_.FORMAT, content, *choices])
+
+    def _find_or_make(self, directory: Path, asked: dict[str, Any]) -> dict[str, Any]:
+        found, given, key = self._surveyed(asked)
         if self.cache is None:
             return self._made(directory, key, found, given)
         place = Path(self.cache) / key[:16]

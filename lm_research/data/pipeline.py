@@ -25,7 +25,7 @@ class Plan:
 
     Attributes:
       source: records; one with `gather(indices, shifts)` gives many at once.
-      objective: makes an example of a record.
+      objective: makes an example of a record, and of so many others as its `others` says.
       seed: of order and of examples.
       size: examples per batch, over all processes.
       start: global index of the first example.
@@ -64,10 +64,19 @@ class Plan:
         if self.shuffle:
             places = permuted(places, len(self.source), self.seed, epochs)
         shifts = self._shifts(epochs)
+        found = records(self.source, places, shifts)
         return stacked(
-            self.objective.example(record, generator(self.seed, index))
-            for record, index in zip(records(self.source, places, shifts), indices)
+            self._example(record, place, index)
+            for record, place, index in zip(found, places.tolist(), indices)
         )
+
+    def _example(self, record: dict[str, Any], place: int, index: int) -> dict[str, Any]:
+        """Of the record at `place`, and where the objective asks for `others`, of those, too."""
+        rng, most = generator(self.seed, index), len(self.source)
+        if (count := getattr(self.objective, "others", 0)) and most > 1:
+            away = rng.integers(1, most, count).tolist()
+            record = {**record, "others": [self.source[(place + i) % most] for i in away]}
+        return self.objective.example(record, rng)
 
     def _shifts(self, epochs: np.ndarray) -> np.ndarray:
         """How far each epoch moves its windows, so that a text is cut at other places."""

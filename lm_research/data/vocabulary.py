@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, Protocol, runtime_checkable
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from lm_research.data.tokenizer import CHARACTER, END, SENTINEL, Tokenizer, byte_level, load
 from lm_research.errors import UserError
@@ -40,6 +40,7 @@ class Bytes:
         tokenizer = byte_level(models.BPE(vocab=vocab, merges=[]), use_regex=False)
         special = _special_tokens(self.roles)
         tokenizer.add_special_tokens(_spelled(special, self.sentinels))
+        _frame(tokenizer, special)
         return Tokenizer(tokenizer, special)
 
 
@@ -108,6 +109,7 @@ class BPE:
             show_progress=False,
         )
         tokenizer.train_from_iterator(_first(texts, self.characters), trainer)
+        _frame(tokenizer, special)
         return Tokenizer(tokenizer, special)
 
 
@@ -126,6 +128,18 @@ class Pretrained:
 def _special_tokens(roles: Iterable[Role] = ()) -> dict[str, str]:
     """How our own tokenizers spell special tokens: a text ends, and another begins, with `END`."""
     return {"eos": END, "bos": END, **{role: f"<|{role}|>" for role in roles}}
+
+
+def _frame(tokenizer: tokenizers.Tokenizer, special: Mapping[str, str]) -> None:
+    """Puts a whole text, and two of them, between `cls` and `sep` where there are both, as BERT."""
+    if not {"cls", "sep"} <= set(special):
+        return
+    cls, sep = special["cls"], special["sep"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B:1 {sep}:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
+    )
 
 
 def _spelled(special: Mapping[str, str], sentinels: int) -> list[str]:

@@ -24,6 +24,7 @@ INERT = (
     *("task_specific_params", "tokenizer_class", "torch_dtype", "torchscript"),
     *("transformers_version", "use_cache"),
 )
+CONTEXT = "max_position_embeddings"
 # Options of any config.json that change it.
 FIXED = {"quantization_config": None, "pruned_heads": None, "is_encoder_decoder": None}
 
@@ -52,7 +53,9 @@ def section(directory: str | Path) -> dict[str, Any]:
                 f"a {family.architecture} without it",
                 "it is no option that we know",
             )
-    return family.section({**family.defaults, **config})
+    held = Stored(directory).names if family.present else ()
+    present = {key: name in held for key, name in family.present.items()}
+    return family.section({**family.defaults, **present, **config})
 
 
 def ends(directory: str | Path) -> tuple[int, ...]:
@@ -62,6 +65,11 @@ def ends(directory: str | Path) -> tuple[int, ...]:
         if found is not None:
             return tuple(found) if isinstance(found, list) else (found,)
     return ()
+
+
+def context(directory: str | Path) -> int | None:
+    """How many tokens config.json says the model was made to read at once, where it does."""
+    return _config(Path(directory)).get(CONTEXT)
 
 
 def family(directory: str | Path) -> Family:
@@ -92,9 +100,11 @@ def load(directory: str | Path, model: nn.Module) -> Any:
         ties differ.
     """
     directory = Path(directory)
-    family = _family(_config(directory), directory)
     boxed = names.abstract(model)
-    layout = names.layout(family, names.parameters(boxed))
+    given = names.parameters(boxed)
+    candidates = _families(_config(directory), directory)
+    family = min(candidates, key=lambda family: len(names.strangers(family, given)))
+    layout = names.layout(family, given)
     stored = Stored(directory)
     found = _found(stored, family)
     _check(directory, stored, found, layout, family)
@@ -123,13 +133,14 @@ def load(directory: str | Path, model: nn.Module) -> Any:
 def _read(
     stored: Stored, pieces: Sequence[tuple[str, names.Part]], index: list[slice]
 ) -> np.ndarray:
-    if pieces[0][1].layer is None:
-        [(name, part)] = pieces
-        return part.read(lambda cut: stored.read(name, cut), index)
-    layers, *index = index
-    result = np.empty([cut.stop - cut.start for cut in (layers, *index)], np.float32)
-    for row, (name, part) in zip(result, pieces[layers]):
-        row[...] = part.read(lambda cut, name=name: stored.read(name, cut), index)
+    """`index` of a parameter, put together from its pieces: a layer each, or an expert of it."""
+    result = np.empty([cut.stop - cut.start for cut in index], np.float32)
+    depth = len(pieces[0][1].index)
+    for name, part in pieces:
+        place = tuple(i - cut.start for i, cut in zip(part.index, index))
+        if all(0 <= i < cut.stop - cut.start for i, cut in zip(place, index)):
+            read = lambda cut, name=name: stored.read(name, cut)
+            result[place] = part.read(read, index[depth:])
     return result
 
 
@@ -146,29 +157,58 @@ def _config(directory: Path, name: str = "config.json") -> dict[str, Any]:
 
 
 def _family(config: Mapping[str, Any], directory: Path) -> Family:
-    """By architecture, or by model type where a config has no architecture."""
+    """Of the families that a config may mean, the largest one whose tensors are all there."""
+    candidates = _families(config, directory)
+    if len(candidates) == 1:
+        return candidates[0]
+    held = set(_found(Stored(directory), candidates[0]))
+    whole = [family for family in candidates if _theirs(family) <= held]
+    return max(whole, key=lambda family: len(family.rows), default=candidates[0])
+
+
+def _families(config: Mapping[str, Any], directory: Path) -> list[Family]:
+    """By architecture, or by model type where a config has none; and its siblings, after it."""
     asked = config.get("architectures") or []
     for family in names.families():
         if family.architecture in asked or (
             not asked and family.model_type == config.get("model_type")
         ):
-            return family
+            return sorted(_siblings(family), key=lambda other: other is not family)
     what = ", ".join(asked) or f"model_type {config.get('model_type')!r}"
-    known = ", ".join(family.architecture for family in names.families())
+    known = ", ".join(dict.fromkeys(family.architecture for family in names.families()))
     raise UserError(f"{directory / 'config.json'} has {what}; it takes {known}")
+
+
+def _siblings(family: Family) -> list[Family]:
+    """The families of one model type: a trunk with one head or another."""
+    return [other for other in names.families() if other.model_type == family.model_type]
+
+
+def _theirs(family: Family) -> set[str]:
+    """Tensors that a directory of the family must hold: of layers, the first one's."""
+    return {row.theirs.replace("{L}", "0") for row in family.rows if row.tied is None}
 
 
 def _found(stored: Stored, family: Family) -> dict[str, str]:
     """What each tensor is called in the files, by the name that `transformers` writes."""
     buffers = [re.compile(f"({re.escape(family.prefix)})?{p}") for p in family.buffers]
-    theirs = {re.sub(r"\{L\}", "0", row.theirs) for row in family.rows}
+    rows = [row for other in _siblings(family) for row in other.rows]
+    theirs = {row.theirs.replace("{L}", "0") for row in rows} | set(family.doubles)
     whole = {name for name in theirs if not name.startswith(family.prefix)}  # heads have no prefix
     found = {}
     for name in stored.names:
         if any(pattern.fullmatch(name) for pattern in buffers):
             continue
-        bare = not name.startswith(family.prefix) and name not in whole
-        found[family.prefix + name if bare else name] = name
+        spelled = name
+        for old, new in family.spellings.items():
+            spelled = spelled.replace(old, new)
+        bare = not spelled.startswith(family.prefix) and spelled not in whole
+        found[family.prefix + spelled if bare else spelled] = name
+    # Of several names of one tensor a file may have kept any.
+    rows = {row.ours: row.theirs for row in family.rows}
+    for row in family.rows:
+        if row.tied is not None and row.theirs in found:
+            found.setdefault(rows[row.tied], found[row.theirs])
     return found
 
 
@@ -191,7 +231,10 @@ def _check(
         if name in found and stored.dtype(found[name]) not in FLOATS
     ]
     tied = _tied(layout, family)
-    other = sorted(found[name] for name in set(found) - set(layout) - set(tied))
+    aside = {name for other in _siblings(family) for name in _theirs(other)} - set(layout)
+    if left := sorted(aside & set(found)):
+        log.note(tensors_let_be=left)
+    other = sorted(found[name] for name in set(found) - set(layout) - set(tied) - aside)
     troubles = [
         f"{what}: {listed(entries)}"
         for what, entries in (
@@ -217,11 +260,12 @@ def _check(
 def _tied(layout: Mapping[str, names.Tensor], family: Family) -> dict[str, str]:
     """Tensors that this model does without, and those that hold the same weights."""
     rows = {row.ours: row.theirs for row in family.rows}
-    return {
+    tied = {
         row.theirs: rows[row.tied]
         for row in family.rows
         if row.tied is not None and row.theirs not in layout
     }
+    return tied | {name: same for name, same in family.doubles.items() if same in layout}
 
 
 def _equal(stored: Stored, one: str, other: str) -> bool:
@@ -229,5 +273,6 @@ def _equal(stored: Stored, one: str, other: str) -> bool:
     if shape != stored.shape(other):
         return False
     starts = range(0, shape[0], 4096)  # a few rows at a time: tables are large
-    cuts = [(slice(start, min(start + 4096, shape[0])), slice(0, shape[1])) for start in starts]
+    rest = tuple(slice(0, size) for size in shape[1:])
+    cuts = [(slice(start, min(start + 4096, shape[0])), *rest) for start in starts]
     return all(np.array_equal(stored.read(one, cut), stored.read(other, cut)) for cut in cuts)

@@ -5,7 +5,7 @@ import functools
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,8 +14,11 @@ import numpy as np
 
 from lm_research import models, tree
 from lm_research.errors import UserError
+from lm_research.layers.stack import period_of, places
 from lm_research.models.family import Family, Row
 from lm_research.models.initial import initial
+
+BLOCK = re.compile(r"((?:.*/)?)((?:blocks|rest)(?:_\d+)?)/(.*)")  # a parameter in a stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,20 +36,22 @@ class Parameter:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One layer of a parameter, as it lies in a tensor.
+    """One layer of a parameter, or one expert of it, as it lies in a tensor.
 
     Attributes:
       ours: the parameter's path.
-      layer: which; None where the parameter has no layers.
-      letters, shape: of the parameter without its layers.
-      groups: the tensor's axes, each one letter or several that are flattened.
+      index: of the layer, and of the expert where each has a tensor of its own, in the parameter;
+        empty where the tensor holds all of it.
+      letters, shape: of the parameter at that index.
+      groups: the tensor's axes, each one letter, several that are flattened, or none for an axis of
+        one.
       axis: of the tensor, along which parts are joined; None for a part that is the whole.
       start: of this part along `axis`.
       stored: whether the model has the parameter; a bias that it lacks is zero.
     """
 
     ours: str
-    layer: int | None
+    index: tuple[int, ...]
     letters: str
     shape: tuple[int, ...]
     groups: tuple[str, ...]
@@ -78,6 +83,9 @@ class Part:
         sizes = dict(zip(self.letters, self.shape))
         slices, shape = [], []
         for axis, group in enumerate(self.groups):
+            if not group:
+                slices.append(slice(0, 1))
+                continue
             # Of letters flattened into one axis, the first is cut here and the others below.
             outer, inner = wanted[group[0]], [sizes[letter] for letter in group[1:]]
             start = self.start if axis == self.axis else 0
@@ -87,7 +95,7 @@ class Part:
         flat = "".join(self.groups)
         array = read(tuple(slices)).reshape(shape)
         array = array.transpose([flat.index(letter) for letter in self.letters])
-        outers = {group[0] for group in self.groups}
+        outers = {group[0] for group in self.groups if group}
         return array[tuple(slice(None) if x in outers else wanted[x] for x in self.letters)]
 
 
@@ -98,10 +106,10 @@ class Tensor:
     shape: tuple[int, ...]
     parts: tuple[Part, ...]
 
-    def made(self, read: Callable[[str, int | None], np.ndarray]) -> np.ndarray:
-        """The tensor, float32, from `read(path, layer)` of our parameters."""
+    def made(self, read: Callable[[str, tuple[int, ...]], np.ndarray]) -> np.ndarray:
+        """The tensor, float32, from `read(path, index)` of our parameters."""
         arrays = [
-            part.theirs(read(part.ours, part.layer))
+            part.theirs(read(part.ours, part.index))
             if part.stored
             else np.zeros(part.extent, np.float32)
             for part in self.parts
@@ -124,16 +132,18 @@ def abstract(model: nn.Module) -> Any:
 def parameters(boxed: Any) -> dict[str, Parameter]:
     """By path, the parameters of `abstract`."""
     return {
-        path: Parameter("".join(leaf.names), leaf.value.shape)
+        path: Parameter("".join(name or "_" for name in leaf.names), leaf.value.shape)
         for path, leaf in tree.named_leaves(boxed).items()
     }
 
 
 def sizes(given: Mapping[str, Parameter]) -> dict[str, int]:
-    """The size of each letter in a model."""
-    return {
+    """The size of each letter in a model; of L, all layers together."""
+    found = {
         letter: size for parameter in given.values() for letter, size in parameter.sizes.items()
     }
+    layers = [layer for places in _places(given).values() for layer in places if layer is not None]
+    return found | ({"L": max(layers) + 1} if layers else {})
 
 
 def fitting(section: Mapping[str, Any], given: Mapping[str, Parameter]) -> Family:
@@ -152,8 +162,7 @@ def fitting(section: Mapping[str, Any], given: Mapping[str, Parameter]) -> Famil
         known = ", ".join(dict.fromkeys(family.kind for family in families()))
         raise UserError(f"model.kind {kind} has no Hugging Face architecture; these have: {known}")
     differences = [
-        [f"model.{name}" for name in family.without if section.get(name)]
-        + _strangers(family, given)
+        [f"model.{name}" for name in family.without if section.get(name)] + strangers(family, given)
         for family in candidates
     ]
     fits = [family for family, found in zip(candidates, differences) if not found]
@@ -163,52 +172,98 @@ def fitting(section: Mapping[str, Any], given: Mapping[str, Parameter]) -> Famil
             for family, found in zip(candidates, differences)
         )
         raise UserError(f"this {kind} is none of Hugging Face's, which differ in {reasons}")
-    return min(fits, key=lambda family: sum(row.ours not in given for row in family.rows))
+    has = _places(given)
+    return min(fits, key=lambda family: sum(row.ours not in has for row in family.rows))
 
 
-def _strangers(family: Family, given: Mapping[str, Parameter]) -> list[str]:
+def strangers(family: Family, given: Mapping[str, Parameter]) -> list[str]:
     """Parameters that only the model has, or only the family; a bias that a model lacks is zero."""
-    rows = {row.ours: row for row in family.rows}
-    lacking = [path for path in given if path not in rows]
-    return lacking + [
+    rows, has = {row.ours: row for row in family.rows}, _places(given)
+    return [path for path in has if path not in rows] + [
         path
         for path, row in rows.items()
-        if path not in given and row.tied is None and not path.endswith("/bias")
+        if path not in has and row.tied is None and not path.endswith("/bias")
     ]
 
 
 def layout(family: Family, given: Mapping[str, Parameter]) -> dict[str, Tensor]:
     """Every tensor of a model by its name, as `transformers` would save it."""
     parts: dict[str, list[Part]] = {}
+    has, known = _places(given), sizes(given)
     for row in family.rows:
-        if row.ours in given:
-            for name, part in _parts(row, given[row.ours], parts, True):
-                parts.setdefault(name, []).append(part)
-        elif row.tied is None:
-            for name, part in _parts(row, _absent(row, sizes(given)), parts, False):
-                parts.setdefault(name, []).append(part)
+        if row.ours not in has and row.tied is not None:
+            continue
+        for name, part in _parts(row, given, has.get(row.ours), known, parts):
+            parts.setdefault(name, []).append(part)
     return {name: Tensor(_shape(found), tuple(found)) for name, found in parts.items()}
 
 
-def _parts(row: Row, parameter: Parameter, before: Mapping[str, list[Part]], stored: bool):
+Places = dict[int | None, tuple[str, int | None]]
+
+
+def _places(given: Mapping[str, Parameter]) -> dict[str, Places]:
+    """By path as tables write it, where each layer of a parameter is: its path, and the row there.
+
+    A table writes `blocks` for every block of a stack, which has them under several names where it
+    repeats a period of several (see `lm_research.layers.stack`).
+    """
+    blocks = {path: BLOCK.fullmatch(path) for path in given}
+    rows: dict[str, dict[str, int]] = {}  # of each stack's blocks
+    for path, block in blocks.items():
+        if block:
+            rows.setdefault(block[1], {})[block[2]] = given[path].sizes["L"]
+    layers: dict[tuple[str, str], list[int]] = {}
+    for stack, counts in rows.items():
+        total = sum(counts.values())
+        for layer, (name, _) in enumerate(places(total, period_of(counts, total))):
+            layers.setdefault((stack, name), []).append(layer)
+    found: dict[str, Places] = {}
+    for path, block in blocks.items():
+        if block:
+            table = f"{block[1]}blocks/{block[3]}"
+            numbered = enumerate(layers[block[1], block[2]])
+            found.setdefault(table, {}).update({layer: (path, row) for row, layer in numbered})
+        elif "L" in given[path].letters:
+            found[path] = {layer: (path, layer) for layer in range(given[path].sizes["L"])}
+        else:
+            found[path] = {None: (path, None)}
+    return {
+        table: dict(sorted(found[table].items())) if len(found[table]) > 1 else found[table]
+        for table in found
+    }
+
+
+def _parts(
+    row: Row,
+    given: Mapping[str, Parameter],
+    places: Places | None,
+    known: Mapping[str, int],
+    before: Mapping[str, list[Part]],
+) -> Iterator[tuple[str, Part]]:
+    """The tensors of a row, and its part of each."""
     groups, axis = _groups(row.axes)
-    layered = "{L}" in row.theirs
-    letters = parameter.letters.replace("L", "") if layered else parameter.letters
-    shape = tuple(parameter.sizes[letter] for letter in letters)
-    for layer in range(parameter.sizes["L"]) if layered else [None]:
-        name = row.theirs.replace("{L}", str(layer))
-        start = 0 if axis is None else sum(p.extent[axis] for p in before.get(name, ()))
-        yield name, Part(row.ours, layer, letters, shape, groups, axis, start, stored)
-
-
-def _absent(row: Row, known: Mapping[str, int]) -> Parameter:
-    letters = ("L" if "{L}" in row.theirs else "") + "".join(_groups(row.axes)[0])
-    return Parameter(letters, tuple(known[letter] for letter in letters))
+    named = re.findall(r"{([A-Z])}", row.theirs)
+    stored = places is not None
+    if not stored:
+        places = {layer: (row.ours, layer) for layer in range(known["L"])}
+    if "L" not in named:
+        places = {None: (next(iter(places.values()))[0], None)}
+    for layer, (path, line) in places.items():
+        if stored:
+            sizes = {n: size for n, size in given[path].sizes.items() if n not in named}
+        else:
+            sizes = {letter: known[letter] for letter in "".join(groups)}
+        for expert in range(known["E"]) if "E" in named else (None,):
+            name = row.theirs.replace("{L}", str(layer)).replace("{E}", str(expert))
+            index = tuple(i for i in (line, expert) if i is not None)
+            part = Part(path, index, "".join(sizes), tuple(sizes.values()), groups, axis, 0, stored)
+            start = 0 if axis is None else sum(p.extent[axis] for p in before.get(name, ()))
+            yield name, dataclasses.replace(part, start=start)
 
 
 def _groups(axes: str) -> tuple[tuple[str, ...], int | None]:
     """The axes of a row, and which of them is joined: `D+(NH)` is (D, NH) and 1."""
-    found = re.findall(r"(\+?)(?:\(([A-Z]+)\)|([A-Z]))", axes)
+    found = re.findall(r"(\+?)(?:\(([A-Z]+)\)|([A-Z_])|1)", axes)
     joined = [i for i, (plus, _, _) in enumerate(found) if plus]
     return tuple(several or one for _, several, one in found), joined[0] if joined else None
 

@@ -1,7 +1,7 @@
 """Writing a model as a Hugging Face directory that `transformers` loads."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from lm_research import config, layers, models, tree
 from lm_research.errors import UserError
 from lm_research.hub import names, safetensors
+from lm_research.hub.load import CONTEXT
 
 CONTENTS = {
     name: getattr(package, name) for package in (layers, models) for name in package.__all__
@@ -18,7 +19,13 @@ CONTENTS = {
 
 
 def save(
-    directory: str | Path, section: Mapping[str, Any], params: Any, tokenizer: Any = None
+    directory: str | Path,
+    section: Mapping[str, Any],
+    params: Any,
+    tokenizer: Any = None,
+    *,
+    eos: Sequence[int] = (),
+    context: int | None = None,
 ) -> int:
     """Writes config.json, float32 weights and the tokenizer; returns how many tensors there are.
 
@@ -30,6 +37,8 @@ def save(
       section: the model section that makes the model.
       params: its plain parameters, on this process's devices.
       tokenizer: has `save(directory)`, and ids `bos`, `eos` and `pad`; None writes none.
+      eos: tokens that end a text; by default the tokenizer's.
+      context: tokens that the model was made to read at once, where its own positions do not say.
 
     Raises:
       UserError: no architecture computes what the model does, or the directory is in use.
@@ -37,17 +46,22 @@ def save(
     model = config.build(section, CONTENTS, "model")
     given = names.parameters(names.abstract(model))
     family = names.fitting(section, given)
-    layout = names.layout(family, given)
+    layout = {family.written(name): t for name, t in names.layout(family, given).items()}
     leaves = tree.named_leaves(tree.unboxed(params))
     _check(leaves, given)
 
     def make(name: str) -> np.ndarray:
-        return layout[name].made(
-            lambda path, layer: np.asarray(leaves[path] if layer is None else leaves[path][layer])
-        )
+        return layout[name].made(lambda path, index: np.asarray(leaves[path][index]))
 
     with safetensors.appearing(Path(directory)) as temporary:
-        described = described_as(family, section, names.sizes(given), tokenizer)
+        described = described_as(family, section, names.sizes(given))
+        if CONTEXT in family.defaults and context is not None:
+            described.setdefault(CONTEXT, context)
+        # Null keeps `transformers` from assuming ids of its own, which may be other tokens here.
+        for name in ("bos", "eos", "pad"):
+            described.setdefault(f"{name}_token_id", getattr(tokenizer, name, None))
+        if eos:
+            described["eos_token_id"] = eos[0] if len(eos) == 1 else list(eos)
         safetensors.dump(described, temporary / "config.json")
         safetensors.write(temporary, {name: t.shape for name, t in layout.items()}, make)
         if tokenizer is not None:
@@ -56,21 +70,18 @@ def save(
 
 
 def described_as(
-    family: names.Family, section: Mapping[str, Any], sizes: Mapping[str, int], tokenizer: Any
+    family: names.Family, section: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> dict[str, Any]:
-    """config.json of a model."""
+    """What config.json says of a model, but for its tokens."""
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(CONTENTS[section["kind"]]).parameters.items()
     }
-    # Null keeps `transformers` from assuming ids of its own, which may be other tokens here.
-    special = {f"{name}_token_id": getattr(tokenizer, name, None) for name in ("bos", "eos", "pad")}
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
         **family.config({**defaults, **section}, sizes),
         **family.fixed,
-        **special,
         "dtype": "float32",
     }
 

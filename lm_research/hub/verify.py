@@ -234,7 +234,7 @@ def _row(
     if gradients is None:
         return row
     leaves = tree.named_leaves(jax.device_get(gradients))
-    read = lambda path, layer: leaves[path] if layer is None else leaves[path][layer]
+    read = lambda path, index: leaves[path][index]
     held = [name for name, tensor in layout.items() if _has_gradient(tensor)]
     expected = lambda name: theirs.get_tensor(f"gradient {name}")
     floor = FLOOR * float(np.median([np.abs(expected(name)).max() for name in held]))

@@ -15,7 +15,8 @@ from lm_research import tree
 from lm_research.errors import UserError
 from lm_research.infer.sample import Sampler, row_keys
 from lm_research.infer.shapes import check, decoded_rows, padded_length
-from lm_research.layers import EMPTY, Output, separated, shard
+from lm_research.layers import EMPTY, Mask, Output, separated, shard
+from lm_research.models import EncoderDecoder, TwoStream
 
 Array = jax.Array
 Stream = Callable[[int, int, np.ndarray], None]
@@ -51,7 +52,8 @@ class State:
 
     cache: Any
     token: Array  # [B], the newest, which is not in the cache yet
-    position: Array  # [B], its position
+    before: Array  # [B, T], the newest in the cache: those that the model reads again
+    position: Array  # [B], of the newest
     done: Array  # [B]
 
 
@@ -79,6 +81,8 @@ def generate(
 ) -> list[Result]:
     """Continuations of the prompts: `samples` of the first one, then of the second, ...
 
+    An encoder-decoder reads each prompt as a source, and writes a text from its beginning.
+
     A continuation depends on its prompt, the seed, the prompt's place in the list and its own
     number; not on what else is in the list. Runs on the current mesh, where there is one.
 
@@ -95,7 +99,7 @@ def generate(
 
     Raises:
       UserError: a prompt is empty, has tokens that the model does not know, or is too long for its
-        context.
+        context; or the model is an encoder.
     """
     prompts = [np.asarray(prompt, np.int32).reshape(-1) for prompt in prompts]
     _check(model, prompts, length, samples, seed)
@@ -117,8 +121,13 @@ def separate(model: nn.Module, params: Any) -> tuple[nn.Module, Any]:
 
     Layers lie apart, because the loop would slice stacked ones at every token; and in 16 bits, what
     products read is converted once and not at every call, for which a tied head becomes its own.
-    What is separate already stays as it is.
+    What is separate already stays as it is. Of an encoder-decoder only the decoder is a loop.
     """
+    if isinstance(model, EncoderDecoder):
+        whole = {**params["decoder"], "embedding": params["embedding"]}
+        decoder, weights = separate(model.decoder, whole)
+        weights = {name: part for name, part in weights.items() if name != "embedding"}
+        return model.clone(decoder=decoder), {**params, "decoder": weights}
     if model.stack.execution == "separate":
         return model, params
     stack = model.stack.clone(execution="separate")
@@ -138,6 +147,8 @@ def _separated(model: nn.Module, params: Any) -> Any:
 
 
 def _check(model, prompts, length, samples, seed) -> None:
+    if not getattr(model, "continues", True):
+        raise UserError("an encoder does not continue texts: its tokens see those after them")
     if length < 1 or samples < 1:
         raise UserError(f"asked for {samples} samples of {length} new tokens; both are 1 or more")
     if not 0 <= seed < 2**32:
@@ -177,15 +188,15 @@ def _decoded(
     (seed, eos), each = ends, STREAMED if streamed else DISPATCH
     B = decoded_rows(len(rows), decoder.dtype)
     T = padded_length(max(len(prompts[request]) for request, _ in rows))
-    tokens = np.zeros((B, T), np.int32)
+    tokens = np.zeros((B, T), np.int32)  # prompts end together, so that the next token is at hand
     lengths = np.ones(B, np.int32)  # rows that fill up the batch have one token and are done
     for i, (request, _) in enumerate(rows):
         lengths[i] = len(prompts[request])
-        tokens[i, : lengths[i]] = prompts[request]
+        tokens[i, T - lengths[i] :] = prompts[request]
     done = np.arange(B) >= len(rows)
     request, sample = np.resize(np.array(rows, np.int32), (B, 2)).T
     draw = Draw(np.uint32(seed), np.array(eos, np.int32), request, sample)
-    S = padded_length(T + length)
+    S = padded_length((1 if isinstance(decoder, EncoderDecoder) else T) + length)
     state, scores = _prefilled(decoder, sampler, S, weights, draw, tokens, lengths, done)
     yield np.asarray(state.token)[:, None], np.asarray(scores)[:, None]
     length -= 1
@@ -200,12 +211,18 @@ def _decoded(
 def _prefilled(decoder, sampler, S, weights, draw, tokens, lengths, done) -> tuple[State, Array]:
     """Reads the prompts [B, T] and draws a token after each."""
     B, T = tokens.shape
-    slot = jnp.broadcast_to(jnp.arange(T), tokens.shape)
-    position = jnp.where(slot < lengths[:, None], slot, EMPTY)
-    output = _call(decoder, weights, tokens, position, decoder.init_cache(B, S))
-    last = jnp.take_along_axis(output.hidden, (lengths - 1)[:, None, None], 1)
-    state = State(output.cache, tokens[:, 0], lengths - 1, done)
-    state, scores = _drawn(sampler, draw, state, output.replace(hidden=last))
+    slot = jnp.arange(T) - (T - lengths[:, None])
+    position, source = jnp.where(slot >= 0, slot, EMPTY), {}
+    if isinstance(decoder, EncoderDecoder):
+        present = (slot >= 0).astype(jnp.int32)
+        source = {"source": tokens, "source_mask": Mask(segments=(present, present))}
+        source["source_position"] = jnp.maximum(slot, 0)
+        tokens, lengths = jnp.full((B, 1), decoder.start), jnp.ones_like(lengths)
+        position = jnp.zeros_like(tokens)
+    output = _call(decoder, weights, tokens, position, decoder.init_cache(B, S), **source)
+    before = tokens[:, tokens.shape[1] - again(decoder) :]
+    state = State(output.cache, tokens[:, -1], before, lengths - 1, done)
+    state, scores = _drawn(sampler, draw, state, output)
     return _readable(state), shard(scores, (None,))
 
 
@@ -220,9 +237,11 @@ def _continued(decoder, sampler, weights, draw, state, count) -> tuple[State, Ar
 
     def step(carry):
         i, state, tokens, scores = carry
-        position = state.position[:, None]
-        output = _call(decoder, weights, state.token[:, None], position, state.cache)
-        state, score = _drawn(sampler, draw, state.replace(cache=output.cache), output)
+        read = jnp.concatenate([state.before, state.token[:, None]], 1)
+        position = state.position[:, None] + jnp.arange(-again(decoder), 1)
+        output = _call(decoder, weights, read, position, _shortened(state.cache, again(decoder)))
+        state = state.replace(cache=output.cache, before=read[:, 1:])
+        state, score = _drawn(sampler, draw, state, output)
         return i + 1, state, tokens.at[:, i].set(state.token), scores.at[:, i].set(score)
 
     empty = jnp.zeros((B, DISPATCH), jnp.int32), jnp.zeros((B, DISPATCH), jnp.float32)
@@ -235,14 +254,29 @@ def _readable(state: State) -> State:
     return state.replace(token=shard(state.token, (None,)), done=shard(state.done, (None,)))
 
 
-def _call(decoder, weights, tokens, position, cache) -> Output:
-    return decoder.apply({"params": weights}, tokens, position=position, cache=cache)
+def _call(decoder, weights, tokens, position, cache, **given) -> Output:
+    """What the model says of the tokens; at the last of them it predicts the one after."""
+    if isinstance(decoder, TwoStream):
+        given["targets"] = position[:, -1:] + 1
+    return decoder.apply({"params": weights}, tokens, position=position, cache=cache, **given)
+
+
+def again(decoder: nn.Module) -> int:
+    """How many of its newest tokens a model reads again with the next one: 0, mostly."""
+    return decoder.again if isinstance(decoder, TwoStream) else 0
+
+
+def _shortened(cache: tuple, tokens: int) -> tuple:
+    """Without the newest tokens of all rows."""
+    return tuple(state.replace(next=state.next - tokens) for state in cache) if tokens else cache
 
 
 def _drawn(sampler: Sampler, draw: Draw, state: State, output: Output) -> tuple[State, Array]:
     """The state after a token drawn from the logits [B, 1, V], and the token's log-probability."""
+    output = output.replace(hidden=output.hidden[:, -1:])
     logits, position = output.logits[:, 0], state.position + 1
     token = sampler(logits, row_keys(draw.seed, draw.request, draw.sample, position))
     score = jnp.take_along_axis(logits, token[:, None], -1)[:, 0] - jax.nn.logsumexp(logits, -1)
     done = state.done | (token[:, None] == draw.eos).any(-1)
-    return State(output.cache, token.astype(jnp.int32), position, done), score
+    state = state.replace(token=token.astype(jnp.int32), position=position, done=done)
+    return state, score

@@ -10,35 +10,59 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research.errors import UserError
+from lm_research.infer.conditional import score_given
+from lm_research.infer.order import score_in_order
+from lm_research.infer.pieces import in_pieces
+from lm_research.infer.pseudo import pseudo_score
 from lm_research.infer.shapes import check, padded_length, padded_rows
-from lm_research.layers import Head, shard
+from lm_research.layers import shard
+from lm_research.models import EncoderDecoder, TwoStream
 
 Array = jax.Array
 
 TOKENS = 2**14  # read at once
-LOGITS = 2**25  # held at once: 128 MiB in float32
 
 
-def score(model: nn.Module, params: Any, sequences: Sequence[Sequence[int]]) -> list[dict]:
+def score(
+    model: nn.Module,
+    params: Any,
+    sequences: Sequence[Sequence[int]],
+    sources: Sequence[Sequence[int]] | None = None,
+    tokenizer: Any = None,
+) -> list[dict]:
     """Log-probability of each token given those before it in its sequence.
 
-    Runs on the current mesh, where there is one.
+    Of an encoder, pseudo-log-likelihood (Salazar et al., 2020): of each token given all the others,
+    for which it is masked by itself. Runs on the current mesh, where there is one.
 
     Args:
-      model: a causal one.
+      model: a causal one, an encoder, one of two streams (see `score_in_order`), or an
+        encoder-decoder (see `score_given`).
       params: its plain parameters.
       sequences: token ids.
+      sources: what an encoder-decoder writes each of them from.
+      tokenizer: of an encoder's ids: its mask token is needed, and its special tokens not scored.
 
     Returns:
       For each sequence `tokens`; `logprobs`, natural logarithms, None for the first token, which
-      nothing precedes; and their `sum`.
+      nothing precedes, or for special ones; and their `sum`.
 
     Raises:
-      UserError: a sequence has tokens that the model does not know, or is longer than its context.
+      UserError: a sequence has tokens that the model does not know, or is longer than its context;
+        sources are missing, or nothing reads them; or nothing says which token masks others.
     """
+    if isinstance(model, EncoderDecoder):
+        return score_given(model, params, sequences, sources or ())
+    if sources is not None:
+        raise UserError("this model has no encoder to read a source; score sequences alone")
+    if isinstance(model, TwoStream):
+        return score_in_order(model, params, sequences)
     arrays = [np.asarray(sequence, np.int64).reshape(-1) for sequence in sequences]
     for i, tokens in enumerate(arrays):
         check(model, tokens, f"sequence {i}")
+    if not getattr(model, "causal", True):
+        return pseudo_score(model, params, arrays, tokenizer)
     results: dict[int, dict] = {}
     order = sorted(range(len(arrays)), key=lambda i: -len(arrays[i]))
     while order:
@@ -68,21 +92,4 @@ def _logprobs(model: nn.Module, params: Any, tokens: Array) -> Array:  # [B, T] 
     tokens = shard(jnp.asarray(tokens), ("B", "T"))
     output = model.apply({"params": params}, tokens)
     targets = jnp.roll(tokens, -1, 1)
-    return shard(_in_pieces(output.head, output.hidden, targets), (None, None))
-
-
-def _in_pieces(head: Head, hidden: Array, targets: Array) -> Array:
-    """The head on pieces [B, n, D] of T, so that logits [B, T, V] never exist at once."""
-    B, T, _ = hidden.shape
-    size = max(1, LOGITS // (B * head.kernel.shape[0]))
-    size = next(n for n in range(min(T, size), 0, -1) if T % n == 0)
-
-    def piece(given):
-        hidden, targets = given
-        logprobs = jax.nn.log_softmax(head(hidden))
-        return jnp.take_along_axis(logprobs, targets[..., None], -1)[..., 0]
-
-    if size == T:
-        return piece((hidden, targets))
-    cut = lambda x: jnp.moveaxis(x.reshape(B, T // size, size, *x.shape[2:]), 1, 0)
-    return jnp.moveaxis(jax.lax.map(piece, (cut(hidden), cut(targets))), 0, 1).reshape(B, T)
+    return shard(in_pieces(output.head, output.hidden, targets), (None, None))

@@ -10,6 +10,7 @@ import numpy as np
 from lm_research import mesh
 from lm_research.errors import UserError
 from lm_research.layers import stream_dtype
+from lm_research.models.encoder_decoder import EncoderDecoder
 
 
 def padded_length(length: int) -> int:
@@ -44,6 +45,12 @@ def check(model: nn.Module, tokens: np.ndarray, what: str, more: int = 0) -> Non
     Raises:
       UserError: a token is outside of the vocabulary, or the context is too short.
     """
+    if isinstance(model, EncoderDecoder):
+        if model.context is not None and more > model.context:
+            raise UserError(
+                f"{what} is to give {more} tokens; the decoder's context is {model.context}"
+            )
+        return check(model.encoder, tokens, what)
     wrong = tokens[(tokens < 0) | (tokens >= model.vocab)]
     if len(wrong):
         raise UserError(f"{what} has token {wrong[0]}; the model's are 0 to {model.vocab - 1}")

@@ -7,19 +7,21 @@ sharding rules of `lm_research.mesh`.
     D model   F feed-forward      V vocabulary        E expert
     N query heads   K key-value heads   H head size   C state size
 
-G, the group of query heads that share a key-value head (N = K G), appears inside attention only.
+G, the group of query heads that share a key-value head (N = K G), appears inside attention only. C
+is also the width of embeddings that are not as wide as the model, and of what heads make of D.
 """
 
 from lm_research.layers.attention import Attention, head_norm
-from lm_research.layers.cache import KeyValue
+from lm_research.layers.cache import HiddenMemory, KeyValue
 from lm_research.layers.dropout import Dropout
 from lm_research.layers.einsum import Einsum, product, shard, stream_dtype
 from lm_research.layers.kernels import attend
 from lm_research.layers.mask import EMPTY, Mask
 from lm_research.layers.mlp import ACTIVATIONS, MLP, GatedMLP
 from lm_research.layers.norm import LayerNorm, RMSNorm
-from lm_research.layers.output import Head, Output
+from lm_research.layers.output import Head, Output, Transform
 from lm_research.layers.position import ALiBi, Bias, Learned, RelativeBias, Rotary, Sinusoidal
+from lm_research.layers.relative import RelativeAttention
 from lm_research.layers.scaling import LinearScaling, Llama3Scaling, YaRN
 from lm_research.layers.stack import Block, Stack, separated
 from lm_research.layers.tap import Patch, tap
@@ -35,6 +37,7 @@ __all__ = [
     "Einsum",
     "GatedMLP",
     "Head",
+    "HiddenMemory",
     "KeyValue",
     "LayerNorm",
     "Learned",
@@ -45,10 +48,12 @@ __all__ = [
     "Output",
     "Patch",
     "RMSNorm",
+    "RelativeAttention",
     "RelativeBias",
     "Rotary",
     "Sinusoidal",
     "Stack",
+    "Transform",
     "YaRN",
     "stream_dtype",
     "attend",

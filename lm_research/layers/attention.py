@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm_research.layers.cache import KeyValue
+from lm_research.layers.cache import KeyValue, Projected
+from lm_research.layers.dropout import Dropout
 from lm_research.layers.einsum import Einsum, Initializer, stream_dtype
 from lm_research.layers.kernels import Kernel, attend, score_scale
 from lm_research.layers.mask import Mask
@@ -30,8 +31,10 @@ class Attention(nn.Module):
       scale: factor on the scores; None is 1 / sqrt(H).
       soft_cap: c of c tanh(scores / c).
       window: a query sees only so many keys back.
+      dropout: rate on the weights that attention gives to keys.
       kernel: see `kernels.attend`.
       initializer, out_initializer: initializers of the inputs' products and of the output's.
+      query_initializer: of the query's, where it differs.
       dtype: of the products' operands.
     """
 
@@ -45,9 +48,11 @@ class Attention(nn.Module):
     scale: float | None = None
     soft_cap: float | None = None
     window: int | None = None
+    dropout: float = 0.0
     kernel: Kernel = "auto"
     initializer: Initializer | None = None
     out_initializer: Initializer | None = None
+    query_initializer: Initializer | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -57,23 +62,34 @@ class Attention(nn.Module):
         position: Array,  # [B, T]
         mask: Mask,
         bias: Bias | None = None,
-        cache: KeyValue | None = None,
+        cache: KeyValue | Projected | None = None,
         memory: Array | None = None,  # [B, S, D]
-    ) -> tuple[Array, KeyValue | None]:
-        """x attends to itself, to `cache` and itself, or to `memory`; also returns the cache."""
+    ) -> tuple[Array, KeyValue | Projected | None]:
+        """x attends to itself, to `cache` and itself, or to `memory`; also returns the cache.
+
+        What is made of `memory` is returned as a cache, which stands for it in later calls.
+        """
         D, N, K, H = x.shape[-1], self.heads, self.kv_heads, self.head
-        source = x if memory is None else memory
-        query = self._project("BTD,DNH->BTNH", (D, N, H), "query")(x)
-        key = self._project("BSD,DKH->BSKH", (D, K, H), "key")(source)
-        value = self._project("BSD,DKH->BSKH", (D, K, H), "value")(source)
+        first = self.query_initializer or self.initializer
+        query = self._project("BTD,DNH->BTNH", (D, N, H), "query", first)(x)
         if self.norm is not None:
             query = self.norm.copy(name="query_norm")(query)
-            key = self.norm.copy(name="key_norm")(key)
         if self.rotary is not None:
-            query, key = self.rotary(query, position), self.rotary(key, position)
+            query = self.rotary(query, position)
         order = None
-        if cache is not None:
-            cache = cache.extended(key, value, position)
+        if not isinstance(cache, Projected):
+            source = x if memory is None else memory
+            key = self._project("BSD,DKH->BSKH", (D, K, H), "key", self.initializer)(source)
+            value = self._project("BSD,DKH->BSKH", (D, K, H), "value", self.initializer)(source)
+            if self.norm is not None:
+                key = self.norm.copy(name="key_norm")(key)
+            if self.rotary is not None:
+                key = self.rotary(key, position)
+        if memory is not None:
+            cache = Projected.of(key, value, mask.segments and mask.segments[1])
+        elif cache is not None:
+            if isinstance(cache, KeyValue):
+                cache = cache.extended(key, value, position)
             key, value = jnp.swapaxes(cache.key, 1, 2), jnp.swapaxes(cache.value, 1, 2)
             order = (position, cache.position)
         y = attend(
@@ -85,6 +101,7 @@ class Attention(nn.Module):
             bias=bias,
             scale=score_scale(H) if self.scale is None else self.scale,
             soft_cap=self.soft_cap,
+            dropout=Dropout(self.dropout) if self.dropout and self.has_rng("dropout") else None,
             dtype=self.dtype,
             kernel=self.kernel,
         )
@@ -93,8 +110,8 @@ class Attention(nn.Module):
         )
         return out(y), cache
 
-    def _project(self, equation: str, shape: tuple[int, ...], name: str) -> Einsum:
-        return Einsum(equation, shape, self.bias, self.initializer, self.dtype, name=name)
+    def _project(self, equation: str, shape: tuple[int, ...], name: str, initializer) -> Einsum:
+        return Einsum(equation, shape, self.bias, initializer, self.dtype, name=name)
 
     def init_cache(self, batch: int, length: int) -> KeyValue:
         """An empty cache for `batch` rows of `length` tokens."""

@@ -1,9 +1,10 @@
-"""Causal self-attention on CPU, in blocks of queries that meet only the keys before them.
+"""Attention on CPU, in blocks of queries; causal ones meet only the keys before them.
 
-Up to half of the work falls away, and every product is in a form that XLA's CPU backend runs fast
-(see `einsum.matmul`). Dao et al. (2022) give the backward pass by blocks.
+Up to half of the work then falls away, and every product is in a form that XLA's CPU backend runs
+fast (see `einsum.matmul`). Dao et al. (2022) give the backward pass by blocks.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -19,55 +20,59 @@ BLOCK = 128  # queries at a time; 64 and 256 are no faster at T 256
 
 def blocked(
     query: Array,  # [B, T, N, H]
-    key: Array,  # [B, T, K, H]
-    value: Array,  # [B, T, K, H]
+    key: Array,  # [B, S, K, H]
+    value: Array,  # [B, S, K, H]
     mask: Mask,
     dtype: Any,
 ) -> Array:  # [B, T, N, H]
-    """softmax(query key) value; the query carries its scale, the mask is causal within segments."""
+    """softmax(query key) value; the query carries its scale, the mask is `in_blocks`."""
     B, T, N, H = query.shape
     group = N // key.shape[2]
     if group > 1:
         key, value = jnp.repeat(key, group, 2), jnp.repeat(value, group, 2)
-    segments = None if mask.segments is None else jnp.repeat(mask.segments[0], N, 0)
+    segments = None
+    if mask.segments is not None:
+        segments = tuple(jnp.repeat(x, N, 0) for x in mask.segments)
     heads = (jnp.swapaxes(x.astype(dtype), 1, 2) for x in (query, key, value))
-    result = _attend(*(row_major(x).reshape(B * N, T, H) for x in heads), segments)
+    rows = (row_major(x).reshape(B * N, x.shape[2], H) for x in heads)
+    result = _attend(*rows, segments, mask.causal)
     return jnp.swapaxes(result.reshape(B, N, T, H), 1, 2).astype(dtype)
 
 
-@jax.custom_vjp
-def _attend(query, key, value, segments):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attend(query, key, value, segments, causal):
     """Of heads laid side by side: every array begins with an axis B N."""
-    return _forward(query, key, value, segments)[0]
+    return _forward(query, key, value, segments, causal)[0]
 
 
-def _forward(query, key, value, segments):
+def _forward(query, key, value, segments, causal):
     results, kept = [], []
-    for start, end in _spans(query.shape[1]):
-        scores = matmul(query[:, start:end], key[:, :end], transposed=True)
-        scores = jnp.where(_allowed(start, end, segments), scores, FAR)
+    for start, end, reach in _spans(query, key, causal):
+        scores = matmul(query[:, start:end], key[:, :reach], transposed=True)
+        allowed = _allowed(start, end, reach, segments, causal)
+        scores = scores if allowed is None else jnp.where(allowed, scores, FAR)
         weights = jax.nn.softmax(scores, -1).astype(query.dtype)
-        results.append(matmul(weights, value[:, :end]))
+        results.append(matmul(weights, value[:, :reach]))
         kept.append(weights)
     result = jnp.concatenate(results, 1)
     return result, (query, key, value, result, kept)
 
 
-def _backward(saved, gradient):
+def _backward(causal, saved, gradient):
     query, key, value, result, kept = saved
-    T, dtype = query.shape[1], query.dtype
+    S, dtype = key.shape[1], query.dtype
     inner = (gradient * result).sum(-1, keepdims=True)  # sum over keys of weight times its gradient
     gradient = row_major(gradient.astype(dtype))
     # Transposed once to [.., H, T], so that the gradients of keys and values need no transposed T x
-    # T.
+    # S.
     columns = [row_major(jnp.swapaxes(x, 1, 2)) for x in (query, gradient)]
     query_gradient, key_gradient, value_gradient = [], 0.0, 0.0
-    for (start, end), weights in zip(_spans(T), kept):
-        change = matmul(gradient[:, start:end], value[:, :end], transposed=True)
+    for (start, end, reach), weights in zip(_spans(query, key, causal), kept):
+        change = matmul(gradient[:, start:end], value[:, :reach], transposed=True)
         change = (weights * (change - inner[:, start:end])).astype(dtype)
-        query_gradient.append(matmul(change, key[:, :end]))
+        query_gradient.append(matmul(change, key[:, :reach]))
         queries, gradients = (x[..., start:end] for x in columns)
-        rest = ((0, 0), (0, 0), (0, T - end))
+        rest = ((0, 0), (0, 0), (0, S - reach))
         key_gradient += jnp.pad(matmul(queries, change), rest)
         value_gradient += jnp.pad(matmul(gradients, weights), rest)
     query_gradient = jnp.concatenate(query_gradient, 1)
@@ -78,13 +83,17 @@ def _backward(saved, gradient):
 _attend.defvjp(_forward, _backward)
 
 
-def _spans(length: int) -> list[tuple[int, int]]:
-    return [(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
+def _spans(query: Array, key: Array, causal: bool) -> list[tuple[int, int, int]]:
+    """Where each block of queries starts and ends, and where the keys end that it meets."""
+    length = query.shape[1]
+    ends = [(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
+    return [(start, end, end if causal else key.shape[1]) for start, end in ends]
 
 
-def _allowed(start: int, end: int, segments: Array | None) -> Array:
-    """Which of the keys up to `end` the queries from `start` to `end` may see."""
-    allowed = jnp.arange(end) <= jnp.arange(start, end)[:, None]
+def _allowed(start: int, end: int, reach: int, segments: Any, causal: bool) -> Array | None:
+    """Which of the keys up to `reach` the queries from `start` to `end` may see; None is all."""
+    before = jnp.arange(reach) <= jnp.arange(start, end)[:, None] if causal else None
     if segments is None:
-        return allowed
-    return allowed & (segments[:, start:end, None] == segments[:, None, :end])
+        return before
+    same = segments[0][:, start:end, None] == segments[1][:, None, :reach]
+    return same if before is None else same & before

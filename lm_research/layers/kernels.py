@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -30,6 +31,7 @@ def attend(
     bias: Bias | None = None,
     scale: float,
     soft_cap: float | None = None,
+    dropout: Callable[[Array], Array] | None = None,
     dtype: Any = jnp.float32,
     kernel: Kernel = "auto",
 ) -> Array:  # [B, T, N, H]
@@ -42,6 +44,7 @@ def attend(
       bias: added to the scores, by distance in order.
       scale: factor on the scores.
       soft_cap: c of c tanh(scores / c).
+      dropout: of the softmax's results.
       dtype: of the products' operands; scores and softmax are float32.
       kernel: which to use; `auto` takes the fastest one that computes exactly this.
     """
@@ -50,6 +53,8 @@ def attend(
         "cudnn": _why_not_cudnn(query, order, bias, soft_cap, dtype),
         "splash": _why_not_splash(query, key, mask, order, bias),
     }
+    if dropout is not None:
+        reason |= dict.fromkeys(("cudnn", "splash"), "the weights of attention have dropout")
     if kernel == "auto":
         chosen = next(name for name in ("cudnn", "splash", "xla") if not reason[name])
     elif reason[kernel]:
@@ -59,7 +64,8 @@ def attend(
         chosen = kernel
     if order is None:  # the kernel of training is the one worth a line in facts.json
         log.note(attention_kernel=chosen)
-    function = {"xla": _xla, "cudnn": _cudnn, "splash": _splash}[chosen]
+    xla = functools.partial(_xla, dropout=dropout)
+    function = {"xla": xla, "cudnn": _cudnn, "splash": _splash}[chosen]
     return function(query, key, value, mask, order, bias, scale, soft_cap, dtype)
 
 
@@ -68,14 +74,16 @@ def slots(array: Array) -> Array:
     return jnp.broadcast_to(jnp.arange(array.shape[1]), array.shape[:2])  # [B, T]
 
 
-def _xla(query, key, value, mask, order, bias, scale, soft_cap, dtype):
+def _xla(query, key, value, mask, order, bias, scale, soft_cap, dtype, dropout=None):
     B, T, N, H = query.shape
     K = key.shape[2]
-    plain = order is None and bias is None and soft_cap is None
+    plain = order is None and bias is None and soft_cap is None and dropout is None
     if plain and mask.in_blocks and T > 1 and one_cpu():
         return blocked(query * scale, key, value, mask, dtype)
     orders = order or (slots(query), slots(key))
-    softmax = functools.partial(_softmax, mask=mask, orders=orders, bias=bias, soft_cap=soft_cap)
+    softmax = functools.partial(
+        _softmax, mask=mask, orders=orders, bias=bias, soft_cap=soft_cap, dropout=dropout
+    )
     query = (query * scale).reshape(B, T, K, N // K, H)
     if order is not None and one_cpu():
         result = _cached(query, key, value, softmax, dtype)
@@ -87,12 +95,14 @@ def _xla(query, key, value, mask, order, bias, scale, soft_cap, dtype):
     return result.reshape(B, T, N, H).astype(dtype)
 
 
-def _softmax(scores, mask, orders, bias, soft_cap):  # [B, K, G, T, S]
+def _softmax(scores, mask, orders, bias, soft_cap, dropout):  # [B, K, G, T, S]
     if bias is not None:
-        scores = scores + bias(*orders).reshape(scores.shape)
+        added = bias(*orders)  # [B or 1, N, T, S]
+        scores = scores + added.reshape(added.shape[0], *scores.shape[1:])
     if soft_cap is not None:
         scores = soft_cap * jnp.tanh(scores / soft_cap)
-    return jax.nn.softmax(jnp.where(mask.dense(*orders)[:, :, None], scores, FAR), -1)
+    weights = jax.nn.softmax(jnp.where(mask.dense(*orders)[:, :, None], scores, FAR), -1)
+    return weights if dropout is None else dropout(weights)
 
 
 def _cached(query, key, value, softmax, dtype):

@@ -35,6 +35,17 @@ class Mask:
     segments: tuple[Array, Array] | None = None  # [B, T], [B, S]
     allowed: Array | None = None  # [B, T, S]
 
+    @classmethod
+    def factorised(cls, order: Array) -> "Mask":  # [B, T]
+        """Who may be predicted from whom where the chain rule goes through a row in an order.
+
+        Args:
+          order: of each token, the first is 1; those of order 0 are context, which all see. A token
+            is predicted from the context and from what comes before it in the order (Yang et al.,
+            2019, equations 3 and 5).
+        """
+        return cls(allowed=order[:, None, :] < jnp.maximum(order, 1)[:, :, None])
+
     @property
     def static(self) -> bool:
         """Whether it depends on orders alone."""
@@ -42,8 +53,8 @@ class Mask:
 
     @property
     def in_blocks(self) -> bool:
-        """Whether a block of queries needs only the keys before it: causal, perhaps in segments."""
-        return self.causal and self.window is None and self.prefix is None and self.allowed is None
+        """Whether it is only causal, only of segments, or both, or neither."""
+        return self.window is None and self.prefix is None and self.allowed is None
 
     def dense(self, query: Array, key: Array) -> Array:  # [B, T], [B, S] -> [B, 1, T, S]
         """True where attention is allowed, for the given orders of queries and keys."""

@@ -44,13 +44,17 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [..., D]
-        y = x.astype(jnp.float32)
-        y = y - jnp.mean(y, -1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.epsilon)
-        y = y * _vector(self, "scale", nn.initializers.ones, x.shape[-1])
-        if self.bias:
-            y = y + _vector(self, "bias", nn.initializers.zeros, x.shape[-1])
-        return y.astype(x.dtype)
+        scale = _vector(self, "scale", nn.initializers.ones, x.shape[-1])
+        bias = _vector(self, "bias", nn.initializers.zeros, x.shape[-1]) if self.bias else None
+        return layer_norm(x, scale, bias, self.epsilon)
+
+
+def layer_norm(x: Array, scale: Array, bias: Array | None, epsilon: float) -> Array:
+    """What `LayerNorm` computes of its parameters."""
+    y = x.astype(jnp.float32)
+    y = y - jnp.mean(y, -1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + epsilon) * scale
+    return (y if bias is None else y + bias).astype(x.dtype)
 
 
 def _vector(module, name: str, init, size: int) -> Array:

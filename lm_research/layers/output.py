@@ -8,8 +8,33 @@ import jax.numpy as jnp
 from flax import struct
 
 from lm_research.layers.einsum import product
+from lm_research.layers.mlp import ACTIVATIONS
+from lm_research.layers.norm import layer_norm
 
 Array = jax.Array
+
+
+@struct.dataclass
+class Transform:
+    """norm(activation(hidden kernel + bias)): what a masked language model's head does first.
+
+    Devlin et al. (2019), in their code. Of its arrays, those that a family lacks are None.
+    """
+
+    kernel: Array  # [D, C]
+    scale: Array  # [C]
+    bias: Array | None = None  # [C]
+    norm_bias: Array | None = None  # [C]
+    activation: str = struct.field(pytree_node=False, default="gelu")
+    epsilon: float = struct.field(pytree_node=False, default=1e-12)
+    dtype: Any = struct.field(pytree_node=False, default=jnp.float32)
+
+    def __call__(self, hidden: Array) -> Array:  # [B, T, D] -> [B, T, C]
+        """Hidden states as the product with the vocabulary takes them."""
+        y = product("BTD,DC->BTC", hidden, self.kernel, self.dtype)
+        if self.bias is not None:
+            y = y + self.bias.astype(y.dtype)
+        return layer_norm(ACTIVATIONS[self.activation](y), self.scale, self.norm_bias, self.epsilon)
 
 
 @struct.dataclass
@@ -18,6 +43,7 @@ class Head:
 
     Attributes:
       kernel: the embedding table, where the two are tied.
+      transform: what is done to hidden states before the product.
       bias: added to the logits.
       scale: factor on the logits.
       soft_cap: c of c tanh(logits / c).
@@ -26,12 +52,15 @@ class Head:
 
     kernel: Array  # [V, D]
     bias: Array | None = None  # [V]
+    transform: Transform | None = None
     scale: float = struct.field(pytree_node=False, default=1.0)
     soft_cap: float | None = struct.field(pytree_node=False, default=None)
     dtype: Any = struct.field(pytree_node=False, default=jnp.float32)
 
     def __call__(self, hidden: Array) -> Array:  # [B, T, D] -> [B, T, V]
         """Logits in float32."""
+        if self.transform is not None:
+            hidden = self.transform(hidden)
         logits = product("BTD,VD->BTV", hidden, self.kernel, self.dtype, jnp.float32)
         return nn.with_logical_constraint(self.finished(logits), ("B", "T", "V"))
 
@@ -51,14 +80,18 @@ class Output:
     """What a model says about its tokens.
 
     Attributes:
-      hidden: the last hidden states, normalised as the head takes them.
+      hidden: the trunk's last hidden states.
       head: makes logits of them.
       cache: the extended cache, where one was given.
+      pooled: of the first token, where the model has a pooler.
+      pair: logits of the two ways in which two texts of a row may belong together.
     """
 
     hidden: Array  # [B, T, D]
     head: Head
     cache: Any = None
+    pooled: Array | None = None  # [B, D]
+    pair: Array | None = None  # [B, 2]
 
     @property
     def logits(self) -> Array:

@@ -21,25 +21,40 @@ class Learned(nn.Module):
     Attributes:
       length: how many positions there are; the model's context.
       deviation: standard deviation.
+      offset: rows of the table that come before the first position's.
+      letter: the logical axis of a row.
     """
 
     length: int
     deviation: float = 0.02
+    offset: int = 0
+    letter: str = "D"
 
     @nn.compact
     def __call__(self, position: Array, width: int) -> Array:  # [B, T] -> [B, T, D]
-        init = nn.with_logical_partitioning(nn.initializers.normal(self.deviation), ("T", "D"))
-        table = self.param("table", init, (self.length, width))
-        return jnp.take(nn.with_logical_constraint(table, (None, None)), position, 0, mode="clip")
+        normal = nn.initializers.normal(self.deviation)
+        init = nn.with_logical_partitioning(normal, ("T", self.letter))
+        table = self.param("table", init, (self.offset + self.length, width))
+        table = nn.with_logical_constraint(table, (None, None))
+        return jnp.take(table, position + self.offset, 0, mode="clip")
 
 
 class Sinusoidal(nn.Module):
-    """Vaswani et al. (2017), section 3.5: sines at even entries, cosines at odd ones."""
+    """Vaswani et al. (2017), section 3.5: sines at even entries, cosines at odd ones.
+
+    Attributes:
+      halves: whether all sines come first instead, as in their own code.
+    """
+
+    halves: bool = False
 
     @nn.compact
     def __call__(self, position: Array, width: int) -> Array:  # [B, T] -> [B, T, D]
-        angle = position[..., None] * 10_000.0 ** -(jnp.arange(0, width, 2) / width)
-        pair = jnp.stack([jnp.sin(angle), jnp.cos(angle)], -1)
+        # Frequencies in float64 on the host: float32 powers drift at long positions.
+        frequency = 10_000.0 ** -(np.arange(0, width, 2) / width)
+        angle = position[..., None].astype(jnp.float32) * frequency.astype(np.float32)
+        axis = -2 if self.halves else -1
+        pair = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis)
         return pair.reshape(*position.shape, -1)[..., :width]  # [B, T, D]
 
 
@@ -83,12 +98,26 @@ class Bias:
     Attributes:
       weight: slopes [N] of ALiBi, or a table [bucket, N] of relative biases.
       bucket: maps distances (key minus query) to rows of the table; None for slopes.
+      made: [1, N, T, T], where the order is that of the slots: once for all blocks.
     """
 
     weight: Array
     bucket: Any = struct.field(pytree_node=False, default=None)
+    made: Array | None = None
+
+    def of_slots(self, length: int) -> "Bias":
+        """Made for T queries and keys in the order of their slots."""
+        distance = jnp.arange(1 - length, length)
+        rows = self(jnp.zeros((1, 1), jnp.int32), distance[None])[0, :, 0]  # [N, 2 T - 1]
+        # Row t of the result is `rows` from T - 1 - t on. Cut out of a repetition whose period is
+        # one longer than its lines, the shift costs no gather, and its gradient no scatter.
+        repeated = jnp.tile(jnp.pad(rows, ((0, 0), (0, 1))), (1, length))
+        lines = repeated[:, : length * (2 * length - 1)].reshape(-1, length, 2 * length - 1)
+        return self.replace(made=lines[None, :, :, length - 1 :])
 
     def __call__(self, query: Array, key: Array) -> Array:  # [B, T], [B, S] -> [B, N, T, S]
+        if self.made is not None:
+            return self.made
         distance = key[:, None, :] - query[:, :, None]
         if self.bucket is None:
             return -jnp.abs(distance)[:, None] * self.weight[:, None, None]
@@ -121,16 +150,18 @@ class RelativeBias(nn.Module):
       buckets: half of them are exact, the others grow logarithmically up to `distance`.
       distance: from which on all distances share the last bucket.
       bidirectional: whether keys after the query have buckets of their own.
+      deviation: standard deviation.
     """
 
     heads: int
     buckets: int = 32
     distance: int = 128
     bidirectional: bool = True
+    deviation: float = 0.02
 
     @nn.compact
     def __call__(self) -> Bias:
-        init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, "N"))
+        init = nn.with_logical_partitioning(nn.initializers.normal(self.deviation), ("T", "N"))
         return Bias(self.param("table", init, (self.buckets, self.heads)), self._bucket)
 
     def _bucket(self, distance: Array) -> Array:

@@ -1,5 +1,6 @@
 """`Block`, a residual pair of attention and MLP, and `Stack`, which repeats a period of blocks."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ from lm_research.layers.position import Bias
 from lm_research.layers.tap import tap
 
 Array = jax.Array
-Wiring = Literal["pre", "post", "parallel"]
+Wiring = Literal["pre", "post", "sandwich", "parallel"]
 Remat = Literal["none", "dots", "full"]
 Execution = Literal["auto", "scan", "unroll", "separate"]
 
@@ -28,9 +29,10 @@ class Block(nn.Module):
     Attributes:
       attention: attends to the block's input.
       mlp: follows it.
-      norm: normalises the input of both (`pre`; `parallel`: once, for both) or each sum (`post`).
-      wiring: pre: x + f(norm(x)); post: norm(x + f(x)); parallel: x + attention(norm(x)) +
-        mlp(norm(x)).
+      norm: normalises the input of both (`pre`; `parallel`: once, for both), each sum (`post`), or
+        input and result (`sandwich`).
+      wiring: pre: x + f(norm(x)); post: norm(x + f(x)); sandwich: x + norm(f(norm(x))); parallel:
+        x + attention(norm(x)) + mlp(norm(x)).
       dropout: rate on what is added to the stream.
       cross: attends to an encoder's output, between the two.
     """
@@ -54,49 +56,73 @@ class Block(nn.Module):
         memory_mask: Mask | None = None,
     ) -> tuple[Array, Any]:
         """The stream after this block, and its extended cache."""
+        caching = cache is not None
+        own, crossed = cache if caching and self.cross is not None else (cache, None)
 
         def attend(y):
-            nonlocal cache
-            y, cache = self.attention(y, position, mask, bias, cache)
+            nonlocal own
+            y, own = self.attention(y, position, mask, bias, own)
+            return y
+
+        def cross(y):
+            nonlocal crossed
+            y, crossed = self.cross(y, position, memory_mask or Mask(), None, crossed, memory)
             return y
 
         if self.wiring == "parallel":
             y = self.norm.copy(name="attention_norm")(x)
             x = x + Dropout(self.dropout)(attend(y) + self.mlp(y))
         else:
-            x = self._residual("attention_norm", attend, x)
+            x = self._residual("attention", attend, x)
             if self.cross is not None:
-                x = self._residual(
-                    "cross_norm", lambda y: self._cross(y, position, memory, memory_mask), x
-                )
-            x = self._residual("mlp_norm", self.mlp, x)
+                x = self._residual("cross", cross, x)
+            x = self._residual("mlp", self.mlp, x)
         x = tap(self, "residual", x)
-        return shard(x, ("B", "T", "D")), cache
+        states = own if self.cross is None else (own, crossed)
+        return shard(x, ("B", "T", "D")), states if caching else None
 
     def _residual(self, name: str, function, x: Array) -> Array:
-        norm, dropout = self.norm.copy(name=name), Dropout(self.dropout)
-        if self.wiring == "pre":
-            return x + dropout(function(norm(x)))
-        return norm(x + dropout(function(x)))
-
-    def _cross(self, y, position, memory, memory_mask) -> Array:
-        return self.cross(y, position, memory_mask or Mask(), memory=memory)[0]
+        norm, dropout = self.norm.copy(name=f"{name}_norm"), Dropout(self.dropout)
+        if self.wiring == "post":
+            return norm(x + dropout(function(x)))
+        y = function(norm(x))
+        if self.wiring == "sandwich":
+            y = self.norm.copy(name=f"{name}_out_norm")(y)
+        return x + dropout(y)
 
     def init_cache(self, batch: int, length: int) -> Any:
-        """What this block's attention remembers, empty."""
-        return self.attention.init_cache(batch, length)
+        """What this block's attention remembers, empty; of an encoder's output nothing yet."""
+        own = self.attention.init_cache(batch, length)
+        return own if self.cross is None else (own, None)
+
+
+class Period(nn.Module):
+    """Blocks of a stack, one after another; their parameters are the stack's."""
+
+    blocks: tuple[nn.Module, ...]
+    remat: Remat
+
+    def __call__(self, x: Array, states: tuple, given: tuple) -> tuple[Array, tuple]:
+        """The stream after them, and their new states."""
+        new = []
+        for block, state in zip(self.blocks, states, strict=True):
+            x, state = _rematerialized(self.remat)(block, x, state, *given)
+            new.append(state)
+        return x, tuple(new)
 
 
 class Stack(nn.Module):
-    """`layers` blocks, made by repeating `period`.
+    """`layers` blocks, made by repeating `period`; the last repetition may be a part of it.
 
     Parameters are stacked [L, ...] for each block of the period, whether the repetitions are
     scanned (compile time does not grow with depth) or unrolled (faster on CPU): a checkpoint made
-    one way continues the other way. `separate` keeps each layer's parameters apart, for decoding
-    (see `separated`): a loop over tokens would copy slices of stacked parameters at every token.
+    one way continues the other way. Layers that remain after the last whole period have stacks of
+    their own, of one layer each (see `places`). `separate` keeps each layer's parameters apart, for
+    decoding (see `separated`): a loop over tokens would copy slices of stacked parameters at every
+    token.
 
     Attributes:
-      layers: L, a multiple of the period's length.
+      layers: L.
       period: the blocks that are repeated.
       execution: `auto` scans, but unrolls a shallow stack on CPU.
       remat: what the backward pass computes again: nothing, all but matrix products, or whole
@@ -108,43 +134,41 @@ class Stack(nn.Module):
     execution: Execution = "auto"
     remat: Remat = "none"
 
-    def __post_init__(self):
-        if self.layers % len(self.period):
-            raise ValueError(f"{self.layers} layers do not repeat a period of {len(self.period)}")
-        super().__post_init__()
-
     @nn.compact
     def __call__(self, x: Array, cache: tuple | None, *given: Any) -> tuple[Array, tuple | None]:
         """Runs the blocks on x [B, T, D]; `cache` has a state per layer, `given` goes to each."""
         if self.execution == "separate":
             return self._separate(x, cache, given)
-        P, repeats = len(self.period), self.layers // len(self.period)
         unroll = self.execution == "unroll" or (
             self.execution == "auto" and jax.default_backend() == "cpu" and self.layers <= UNROLLED
         )
         log.note(stack="unrolled" if unroll else "scanned", remat=self.remat)
+        states = ()
+        for names, repeats in runs(self.layers, len(self.period)):
+            here = cache and cache[len(states) : len(states) + repeats * len(names)]
+            x, new = self._repeated(names, repeats, unroll, x, here, given)
+            states += new
+        return x, cache and states
 
-        def repetition(stack, x, states):
-            new = []
-            for name, block, state in zip(names(P), stack.period, states):
-                x, state = _rematerialized(stack.remat)(block.copy(name=name), x, state, *given)
-                new.append(state)
-            return x, tuple(new)
-
+    def _repeated(self, names, repeats, unroll, x, cache, given):
+        """The blocks called `names`, one after another, so many times."""
+        P = len(names)
+        blocks = tuple(block.copy(name=name) for name, block in zip(names, self.period))
         scan = nn.scan(
-            repetition,
+            lambda period, x, states: period(x, states, given),
             variable_axes={"params": 0, "taps": 0, "patches": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
             length=repeats,
             unroll=repeats if unroll else 1,
             metadata_params={nn.PARTITION_NAME: "L"},
         )
+        period = Period(blocks, self.remat, name=f"period_of_{names[0]}")
         if cache is None:
-            return scan(self, x, (None,) * P)[0], None
+            return scan(period, x, (None,) * P)[0], (None,) * (repeats * P)
         stacked = tuple(jax.tree.map(lambda *a: jnp.stack(a), *cache[i::P]) for i in range(P))
-        x, states = scan(self, x, stacked)
+        x, states = scan(period, x, stacked)
         layer = lambda i: jax.tree.map(lambda a: a[i // P], states[i % P])
-        return x, tuple(layer(i) for i in range(self.layers))
+        return x, tuple(layer(i) for i in range(repeats * P))
 
     def _separate(self, x, cache, given):
         states = []
@@ -161,16 +185,47 @@ class Stack(nn.Module):
         )
 
 
-def names(period: int) -> tuple[str, ...]:
-    """What the stacked blocks of a period are called."""
-    return ("blocks",) if period == 1 else tuple(f"blocks_{i}" for i in range(period))
+def runs(layers: int, period: int) -> list[tuple[tuple[str, ...], int]]:
+    """What the stacked blocks of whole periods are called, and those that remain; and how often.
+
+    `blocks` where the period is one block, else `blocks_0`, `blocks_1` and so on; then `rest_0` and
+    so on, once.
+    """
+    repeats, rest = divmod(layers, period)
+    names = ("blocks",) if period == 1 else tuple(f"blocks_{i}" for i in range(period))
+    found = [(names, repeats), (tuple(f"rest_{i}" for i in range(rest)), 1)]
+    return [(names, repeats) for names, repeats in found if names and repeats]
+
+
+def places(layers: int, period: int) -> list[tuple[str, int]]:
+    """Where each layer's parameters are: the stacked block, and the row in it."""
+    return [
+        (name, row)
+        for names, repeats in runs(layers, period)
+        for row in range(repeats)
+        for name in names
+    ]
+
+
+def shortest_period(kinds: Sequence) -> tuple:
+    """The shortest beginning of a sequence, a kind for each layer, that makes it when repeated."""
+    return next(
+        tuple(kinds[:n])
+        for n in range(1, len(kinds) + 1)
+        if all(kind == kinds[i % n] for i, kind in enumerate(kinds))
+    )
+
+
+def period_of(names: Iterable[str], layers: int) -> int:
+    """The length of the period of a stack whose stacked blocks have these names."""
+    return sum(name.startswith("blocks") for name in names) or layers + 1
 
 
 def separated(stack: dict, layers: int) -> dict:
     """Stacked parameters of a `Stack`, as its execution `separate` takes them."""
-    periods = names(len(stack))
-    layer = lambda i: jax.tree.map(lambda a: a[i // len(stack)], stack[periods[i % len(stack)]])
-    return {f"layer_{i}": layer(i) for i in range(layers)}
+    layer = lambda name, row: jax.tree.map(lambda a: a[row], stack[name])
+    found = places(layers, period_of(stack, layers))
+    return {f"layer_{i}": layer(*place) for i, place in enumerate(found)}
 
 
 def _rematerialized(remat: Remat):

@@ -1,7 +1,29 @@
 """Architectures: a family is its sizes, its choices and its table of Hugging Face names."""
 
+from lm_research.models.bert import BERT
+from lm_research.models.distilbert import DistilBERT
+from lm_research.models.encoder_decoder import EncoderDecoder
+from lm_research.models.gemma import Gemma
 from lm_research.models.gpt2 import GPT2
 from lm_research.models.llama import Llama
+from lm_research.models.original import OriginalTransformer
+from lm_research.models.roberta import RoBERTa
+from lm_research.models.t5 import T5
 from lm_research.models.transformer import Transformer
+from lm_research.models.two_stream import TwoStream
+from lm_research.models.xlnet import XLNet
 
-__all__ = ["GPT2", "Llama", "Transformer"]
+__all__ = [
+    "BERT",
+    "DistilBERT",
+    "EncoderDecoder",
+    "GPT2",
+    "Gemma",
+    "Llama",
+    "OriginalTransformer",
+    "RoBERTa",
+    "T5",
+    "Transformer",
+    "TwoStream",
+    "XLNet",
+]

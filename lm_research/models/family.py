@@ -20,7 +20,8 @@ class Row:
       axes: the tensor's axes in its order, as letters of our parameter. Letters that it flattens
         into one axis stand in parentheses; a plus goes before the axis along which rows of the same
         tensor are joined, in table order. So torch's Linear of queries is `(NH)D`, and GPT-2's
-        query, key and value in one are `D+(NH)`, `D+(KH)`, `D+(KH)`.
+        query, key and value in one are `D+(NH)`, `D+(KH)`, `D+(KH)`. An axis of ours that has no
+        letter is `_`, and one of theirs that we lack is `1`.
       tied: the parameter that stands in for this one in models that lack it.
     """
 
@@ -33,6 +34,9 @@ class Row:
 @dataclasses.dataclass(frozen=True)
 class Family:
     """A kind of model as `transformers` has it.
+
+    Several of one model type are one trunk with other parts: a directory's is the largest one whose
+    tensors are all there, whatever its config says, and tensors of the others are let be.
 
     Attributes:
       kind: ours.
@@ -47,6 +51,10 @@ class Family:
       without: our options that this architecture does not have.
       prefix: of tensor names; files of a bare trunk lack it.
       buffers: patterns of tensors in files that are no parameters.
+      spellings: parts of tensors' names in older files, and what they are now.
+      doubles: tensors that some files hold besides those that they equal.
+      present: keys that a config does not have, and that `section` is given: each says whether the
+        files hold a tensor.
     """
 
     kind: str
@@ -61,6 +69,45 @@ class Family:
     without: tuple[str, ...] = ()
     prefix: str = ""
     buffers: tuple[str, ...] = ()
+    spellings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    doubles: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    present: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def written(self, name: str) -> str:
+        """What a tensor is called in a file: a trunk without a head is written without prefix."""
+        alone = all(row.theirs.startswith(self.prefix) for row in self.rows)
+        return name[len(self.prefix) :] if alone else name
+
+
+# What most decoders' configs call our options.
+DECODER = {
+    "vocab": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head": "head_dim",
+    "hidden": "intermediate_size",
+    "tied": "tie_word_embeddings",
+    "epsilon": "rms_norm_eps",
+}
+# Options that are the size of a letter, which a section may leave to be derived.
+LETTERS = dict(vocab="V", width="D", layers="L", heads="N", kv_heads="K", head="H", hidden="F")
+
+
+def our_options(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A section's options that their config has under other names, where it has them."""
+    return {ours: config[theirs] for ours, theirs in names.items() if theirs in config}
+
+
+def their_options(
+    section: Mapping[str, Any], sizes: Mapping[str, int], names: Mapping[str, str]
+) -> dict[str, Any]:
+    """Their options that a section, completed by its defaults, has under other names."""
+    return {
+        theirs: sizes[LETTERS[ours]] if ours in LETTERS else section[ours]
+        for ours, theirs in names.items()
+    }
 
 
 # Their names of activations, the one to write first.

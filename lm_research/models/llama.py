@@ -7,47 +7,62 @@ from typing import Any, Literal
 
 import flax.linen as nn
 
-from lm_research.config import build
 from lm_research.errors import UserError
 from lm_research.layers import (
     Attention,
     Block,
     GatedMLP,
-    LinearScaling,
-    Llama3Scaling,
     RMSNorm,
     Rotary,
     Stack,
-    YaRN,
     head_norm,
 )
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
-from lm_research.layers.scaling import Scaling, yarn_magnitude
+from lm_research.layers.scaling import Scaling
 from lm_research.layers.stack import Execution, Remat
-from lm_research.models.family import Family, Row, our_activation, their_activation
+from lm_research.models.family import (
+    DECODER,
+    Family,
+    Row,
+    our_activation,
+    our_options,
+    their_activation,
+    their_options,
+)
+from lm_research.models.rope import DEFAULTS, rope_parameters, rotary
 from lm_research.models.transformer import Transformer
 
-SCALINGS = {kind.__name__: kind for kind in (LinearScaling, Llama3Scaling, YaRN)}
-LENGTH = "original_max_position_embeddings"
-ROPE_TYPES = {  # theirs, and their names of our settings
-    LinearScaling: ("linear", {"factor": "factor"}),
-    Llama3Scaling: (
-        "llama3",
-        {
-            "factor": "factor",
-            "low": "low_freq_factor",
-            "high": "high_freq_factor",
-            "length": LENGTH,
-        },
-    ),
-    YaRN: (
-        "yarn",
-        {
-            **{"factor": "factor", "length": LENGTH, "fast": "beta_fast", "slow": "beta_slow"},
-            **{"magnitude": "attention_factor", "truncate": "truncate"},
-        },
-    ),
+_TIED = dict(tied=True)
+_QWEN2 = dict(base=1e6, bias=True, epsilon=1e-6, tied=True)
+_QWEN3 = dict(head=128, base=1e6, head_norms=True, epsilon=1e-6, tied=True)
+
+
+def _sizes(width, layers, heads, kv_heads, hidden, **choices) -> dict[str, Any]:
+    sizes = dict(width=width, layers=layers, heads=heads, kv_heads=kv_heads, hidden=hidden)
+    return {**sizes, **choices}
+
+
+def _stretched(factor: float) -> dict[str, Any]:
+    return dict(base=5e5, scaling=dict(kind="Llama3Scaling", factor=factor))
+
+
+SIZES = {  # width, layers, heads, kv_heads, hidden
+    "llama-2-7b": _sizes(4096, 32, 32, 32, 11008),
+    "llama-3-8b": _sizes(4096, 32, 32, 8, 14336, base=5e5),
+    "llama-3.1-8b": _sizes(4096, 32, 32, 8, 14336, **_stretched(8.0)),
+    "llama-3.2-1b": _sizes(2048, 16, 32, 8, 8192, **_stretched(32.0), **_TIED),
+    "llama-3.2-3b": _sizes(3072, 28, 24, 8, 8192, **_stretched(32.0), **_TIED),
+    "mistral-7b": _sizes(4096, 32, 32, 8, 14336, window=4096),
+    "qwen2-0.5b": _sizes(896, 24, 14, 2, 4864, **_QWEN2),
+    "qwen2-1.5b": _sizes(1536, 28, 12, 2, 8960, **_QWEN2),
+    "qwen3-0.6b": _sizes(1024, 28, 16, 8, 3072, **_QWEN3),
+    "qwen3-1.7b": _sizes(2048, 28, 16, 8, 6144, **_QWEN3),
+    "smollm-135m": _sizes(576, 30, 9, 3, 1536, **_TIED),
+    "smollm-360m": _sizes(960, 32, 15, 5, 2560, **_TIED),
+    "smollm2-135m": _sizes(576, 30, 9, 3, 1536, base=1e5, **_TIED),
+    "smollm2-360m": _sizes(960, 32, 15, 5, 2560, base=1e5, **_TIED),
+    "smollm2-1.7b": _sizes(2048, 24, 32, 32, 8192, base=1.3e5, **_TIED),
 }
 
 
@@ -136,17 +151,11 @@ def _section(config: Mapping[str, Any]) -> dict[str, Any]:
     width, heads = config["hidden_size"], config["num_attention_heads"]
     return {
         "kind": "Llama",
-        "vocab": config["vocab_size"],
-        "width": width,
-        "layers": config["num_hidden_layers"],
-        "heads": heads,
+        **our_options(config, DECODER),
         "kv_heads": config["num_key_value_heads"] or heads,
         "head": config["head_dim"] or width // heads,
-        "hidden": config["intermediate_size"],
         "activation": our_activation(config["hidden_act"]),
-        **_rotary(config),
-        "tied": config["tie_word_embeddings"],
-        "epsilon": config["rms_norm_eps"],
+        **rotary(config),
     }
 
 
@@ -165,67 +174,6 @@ def _mistral_section(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**_section(config), "window": config["sliding_window"]}
 
 
-def _rotary(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Base and scaling: `rope_parameters` has them since transformers 5."""
-    rope = dict(config["rope_parameters"] or config["rope_scaling"] or {})
-    kind = rope.pop("rope_type", rope.pop("type", "default"))
-    rope.pop("type", None)
-    base = float(rope.pop("rope_theta", config["rope_theta"]))
-    length = rope.pop(LENGTH, None)
-    length = config["max_position_embeddings"] if length is None else length
-    needed = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
-    if missing := [name for name in needed.get(kind, ()) if name not in rope]:
-        raise UserError(f"config.json's rope_type {kind!r} lacks {', '.join(missing)}")
-    numbers = [float(rope.pop(name)) for name in needed.get(kind, ())]
-    if kind == "default":
-        scaling = None
-    elif kind == "linear":
-        scaling = {"kind": "LinearScaling", "factor": numbers[0]}
-    elif kind == "llama3":
-        names = dict(zip(("factor", "low", "high"), numbers))
-        scaling = {"kind": "Llama3Scaling", **names, "length": length}
-    elif kind == "yarn":
-        scaling = _yarn(rope, length, config["max_position_embeddings"])
-    else:
-        raise UserError(
-            f"config.json scales rotary positions by rope_type {kind!r}; "
-            "it takes default, linear, llama3 or yarn"
-        )
-    if rope:
-        raise UserError(f"config.json scales rotary positions ({kind}) by {rope}, which is unknown")
-    return {"base": base, "scaling": scaling}
-
-
-def _yarn(rope: dict[str, Any], length: int, context: int) -> dict[str, Any]:
-    """The section of a YaRN, whose keys are taken out of `rope`."""
-    named = ("factor", "attention_factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow")
-    factor, magnitude, one, all_, fast, slow = (rope.pop(name, None) for name in named)
-    factor = context / length if factor is None else float(factor)
-    if magnitude is None and one and all_:
-        magnitude = yarn_magnitude(factor, one) / yarn_magnitude(factor, all_)
-    elif magnitude is None:
-        magnitude = yarn_magnitude(factor)
-    return {
-        "kind": "YaRN",
-        "factor": factor,
-        "length": length,
-        "fast": float(fast or 32),
-        "slow": float(slow or 1),
-        "magnitude": float(magnitude),
-        "truncate": bool(rope.pop("truncate", True)),
-    }
-
-
-def _rope_parameters(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Theirs of a section's base and scaling."""
-    found = {"rope_type": "default", "rope_theta": section["base"]}
-    if section["scaling"] is not None:
-        scaling = build(section["scaling"], SCALINGS, "model.scaling")
-        found["rope_type"], theirs = ROPE_TYPES[type(scaling)]
-        found |= {name: getattr(scaling, ours) for ours, name in theirs.items()}
-    return found
-
-
 def _llama_config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
     if sizes["D"] % sizes["N"]:
         raise UserError(
@@ -241,19 +189,11 @@ def _mistral_config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dic
 
 def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
     return {
-        "vocab_size": sizes["V"],
-        "hidden_size": sizes["D"],
-        "num_hidden_layers": sizes["L"],
-        "num_attention_heads": sizes["N"],
-        "num_key_value_heads": sizes["K"],
-        "head_dim": sizes["H"],
-        "intermediate_size": sizes["F"],
-        "hidden_act": their_activation(section["activation"]),
-        "rope_parameters": _rope_parameters(section),
-        "rope_theta": section["base"],  # for transformers 4
-        "tie_word_embeddings": section["tied"],
-        "rms_norm_eps": section["epsilon"],
+        **their_options(section, sizes, DECODER),
         "initializer_range": section["deviation"],
+        "hidden_act": their_activation(section["activation"]),
+        "rope_parameters": rope_parameters(section["base"], section["scaling"]),
+        "rope_theta": section["base"],  # for transformers 4
     }
 
 
@@ -280,6 +220,7 @@ LLAMA = Family(
     section=_section,
     config=_llama_config,
     defaults={
+        **DEFAULTS,
         "vocab_size": 32000,
         "hidden_size": 4096,
         "num_hidden_layers": 32,
@@ -288,10 +229,6 @@ LLAMA = Family(
         "head_dim": None,
         "intermediate_size": 11008,
         "hidden_act": "silu",
-        "rope_theta": 10_000.0,
-        "rope_parameters": None,
-        "rope_scaling": None,
-        "max_position_embeddings": 2048,
         "tie_word_embeddings": False,
         "rms_norm_eps": 1e-6,
     },

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from lm_research.layers import (
     ALiBi,
     Dropout,
+    Einsum,
     Head,
     Learned,
     Mask,
@@ -20,20 +21,26 @@ from lm_research.layers import (
     stream_dtype,
     tap,
 )
+from lm_research.models.heads import HeadTransform, Pooler
 
 Array = jax.Array
 
 
 class Table(nn.Module):
-    """A row [D] for each token of the vocabulary: an embedding, or a head of its own."""
+    """A row [D] for each token of the vocabulary: an embedding, or a head of its own.
+
+    Attributes:
+      axes: letters of the table; a type of token has none.
+    """
 
     vocab: int
     width: int
     deviation: float = 0.02
+    axes: tuple[str | None, str] = ("V", "D")
 
     @nn.compact
     def __call__(self) -> Array:  # [V, D]
-        init = nn.with_logical_partitioning(nn.initializers.normal(self.deviation), ("V", "D"))
+        init = nn.with_logical_partitioning(nn.initializers.normal(self.deviation), self.axes)
         return self.param("table", init, (self.vocab, self.width))
 
 
@@ -49,10 +56,19 @@ class Transformer(nn.Module):
       causal: whether tokens see only those before them.
       tied: whether the head is the embedding table.
       embedding_scale: factor on the embedded tokens.
+      head_scale: factor on the logits.
       soft_cap: c of c tanh(logits / c).
       dropout: rate on the embedded tokens.
-      deviation: standard deviation of the embedding and of an untied head.
+      deviation: standard deviation of the embedding; `head_deviation`: of an untied head, where it
+        is another.
       dtype: of the products' operands.
+      types: how many types of tokens there are, each with an embedding; 0 is none.
+      embedding_norm: of what the embeddings add up to.
+      embedding_width: C, of a factorised embedding (Lan et al., 2020), which a product widens to D;
+        None is D.
+      transform: what the head does to hidden states before the product; `head_bias`: whether it has
+        a bias.
+      pooler: reads the first hidden state, for whole texts and pairs of them.
     """
 
     vocab: int
@@ -63,10 +79,18 @@ class Transformer(nn.Module):
     causal: bool = True
     tied: bool = True
     embedding_scale: float = 1.0
+    head_scale: float = 1.0
     soft_cap: float | None = None
     dropout: float = 0.0
     deviation: float = 0.02
+    head_deviation: float | None = None
     dtype: Any = jnp.float32
+    types: int = 0
+    embedding_norm: nn.Module | None = None
+    embedding_width: int | None = None
+    transform: HeadTransform | None = None
+    head_bias: bool = False
+    pooler: Pooler | None = None
 
     @nn.compact
     def __call__(
@@ -76,8 +100,10 @@ class Transformer(nn.Module):
         position: Array | None = None,  # [B, T]
         mask: Mask | None = None,
         cache: tuple | None = None,
+        types: Array | None = None,  # [B, T]
         memory: Array | None = None,  # [B, S, D]
         memory_mask: Mask | None = None,
+        table: Array | None = None,  # [V, D]
     ) -> Output:
         """Reads tokens, after those in `cache` where there is one.
 
@@ -88,33 +114,69 @@ class Transformer(nn.Module):
             marks padding that nobody may see.
           mask: what to restrict besides causality.
           cache: from `init_cache` or an earlier `Output`.
+          types: of each token, such as which of two texts it is from; by default 0.
           memory, memory_mask: an encoder's output, for blocks that attend to it.
+          table: the embedding, where it is another's, too.
         """
         if position is None:
             position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         mask = (mask or Mask()).replace(causal=self.causal)
-        table = Table(self.vocab, self.width, self.deviation, name="embedding")()
+        table, x, bias = self._embedded(tokens, position, types, table)
+        bias = bias if bias is None or cache else bias.of_slots(tokens.shape[1])
+        x = tap(self, "embedded", shard(x, ("B", "T", "D")))
+        x, cache = self.stack(x, cache, position, mask, bias, memory, memory_mask)
+        if self.norm is not None:
+            x = self.norm(x)
+        pooled, pair = (None, None) if self.pooler is None else self.pooler(x)
+        return Output(x, self._head(table, x), cache, pooled, pair)
+
+    def _embedded(self, tokens, position, types, table) -> tuple[Array, Array, Any]:
+        """The embedding table, what the tokens are embedded as, and a bias for attention."""
+        width = self.embedding_width or self.width
+        letter = "D" if width == self.width else "C"
+        if table is None:
+            table = Table(self.vocab, width, self.deviation, ("V", letter), name="embedding")()
         # The lookup wants D whole: otherwise XLA rematerializes the table on every device.
         x = jnp.take(shard(table, ("V", None)), tokens, 0, mode="clip")  # [B, T, D]
         if self.embedding_scale != 1.0:
             x = x * self.embedding_scale
         bias = None
         if isinstance(self.position, Learned | Sinusoidal):
-            x = x + self.position(position, self.width)
+            x = x + self.position(position, width)
         elif self.position is not None:
             bias = self.position()
+        if self.types:
+            kinds = Table(self.types, width, self.deviation, (None, letter), name="type_embedding")
+            types = jnp.zeros_like(tokens) if types is None else types
+            x = x + jnp.take(shard(kinds(), (None, None)), types, 0, mode="clip")
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
         x = Dropout(self.dropout)(x.astype(stream_dtype(self.dtype)))
-        x = tap(self, "embedded", shard(x, ("B", "T", "D")))
-        x, cache = self.stack(x, cache, position, mask, bias, memory, memory_mask)
-        if self.norm is not None:
-            x = self.norm(x)
+        if letter == "C":
+            normal = nn.initializers.normal(self.deviation)
+            shape = width, self.width
+            x = Einsum("BTC,CD->BTD", shape, True, normal, self.dtype, name="widening")(x)
+        return table, x, bias
+
+    def _head(self, table: Array, x: Array) -> Head:
         if not self.tied:
-            table = Table(self.vocab, self.width, self.deviation, name="head")()
-        return Output(x, Head(table, soft_cap=self.soft_cap, dtype=self.dtype), cache)
+            deviation = self.head_deviation or self.deviation
+            table = Table(self.vocab, self.width, deviation, name="head")()
+        transform = None if self.transform is None else self.transform(x.shape[-1], table.shape[-1])
+        bias = None
+        if self.head_bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("V",))
+            bias = self.param("head_bias", zeros, (self.vocab,))
+        return Head(table, bias, transform, self.head_scale, self.soft_cap, self.dtype)
 
     def init_cache(self, batch: int, length: int) -> tuple:
         """An empty cache for `batch` rows of `length` tokens: a state for each layer."""
         return self.stack.init_cache(batch, length)
+
+    @property
+    def continues(self) -> bool:
+        """Whether it can continue a text."""
+        return self.causal
 
     @property
     def context(self) -> int | None:

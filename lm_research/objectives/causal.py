@@ -9,6 +9,7 @@ import numpy as np
 
 from lm_research.layers import Mask
 from lm_research.metrics import Mean
+from lm_research.models.two_stream import TwoStream
 from lm_research.objectives.token_loss import token_loss
 
 Array = jax.Array
@@ -36,6 +37,8 @@ class Causal:
 
     def refusal(self, model: nn.Module) -> str:
         """Why this cannot train `model`; empty where it can."""
+        if isinstance(model, TwoStream):
+            return "its second stream is what predicts; use Permutation"
         return "" if model.causal else "an encoder sees the token that it would have to predict"
 
     def bound(self, tokenizer: Any) -> "Causal":

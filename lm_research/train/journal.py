@@ -185,14 +185,17 @@ class Journal:
                 f"(gzip -9 {facts['gzip_bits_per_byte']:.3f}, "
                 f"xz -9 {facts['xz_bits_per_byte']:.3f})"
             )
-        print(f"page: {self.workdir}/report.html   texts: {self.workdir}/samples.md")
+        texts = f"   texts: {self.workdir}/{SAMPLES}" if self.x.log.samples.every else ""
+        print(f"page: {self.workdir}/report.html{texts}")
         command = "python -m lm_research"
         if step < self.x.steps:
             print(f"stopped at step {step} of {self.x.steps}; the same command goes on from there")
         else:
+            continues = getattr(self.x.model, "continues", True)
+            generate = f"{command} generate --checkpoint={self.workdir} --prompt='...'   or: "
             print(
-                f"next: {command} generate --checkpoint={self.workdir} --prompt='...'   "
-                f"or: {command} evaluate --checkpoint={self.workdir}   "
+                f"next: {generate if continues else ''}"
+                f"{command} evaluate --checkpoint={self.workdir}   "
                 "(the same train command resumes where it was stopped)"
             )
 
@@ -201,9 +204,14 @@ def check_samples(x: Experiment, tokenizer: Any) -> None:
     """Refuses prompts that, with the tokens to add, are longer than the model's context.
 
     Raises:
-      UserError: names the prompt.
+      UserError: names the prompt; or the model continues none.
     """
     settings, context = x.log.samples, getattr(x.model, "context", None)
+    if settings.every and not getattr(x.model, "continues", True):
+        raise UserError(
+            f"log.samples.every is {settings.every}, and an encoder does not continue texts; "
+            "it takes 0 here"
+        )
     if not settings.every or context is None:
         return
     for text in settings.prompts:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import json
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from lm_research.errors import Stopped, UserError
 from lm_research.optimizers.averaged import evaluated
 from lm_research.train import restore
 from lm_research.train.experiment import Experiment, changed, completed, experiment
+from lm_research.train.interruption import Interruption
 from lm_research.train.journal import Journal, check_samples
 from lm_research.train.step import State, Trainer, train_steps
 from lm_research.train.verified import standing
@@ -65,7 +65,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
             processes=(jax.process_index(), jax.process_count()),
             at_once=x.batch.steps_per_dispatch,
         )
-        while step < x.steps and not interruption.asked:
+        while step < x.steps and not interruption.agreed():
             count = next_event(x, step) - step
             indices, batches = journal.timed(draw, stream, count)
             state, numbers = dispatch(state, mesh.place(batches, leading=1))
@@ -82,7 +82,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
                 journal.flush()
                 checkpoints.save(step, state, position)
         journal.flush()
-        if interruption.asked and step < x.steps:
+        if step < x.steps:
             checkpoints.save(step, state, position)
         stream.close()
         checkpoints.close()
@@ -98,26 +98,17 @@ def prepare(given: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], An
     Raises:
       UserError: the config or its files cannot be used, or the workdir holds another run.
     """
-    resolved = completed(given)
+    resolved, stored = completed(given), stored_run(workdir)
+    kept = stored is not None and resolved["resume"] == "same"
     if resolved["init"]:
-        source = Path(resolved["init"])
-        asked, found = resolved["model"], restore.section(source)
-        kept = {name: asked[name] for name in restore.EXECUTION if name in asked}
-        resolved["model"] = {**found, **kept}
-        log.note(model_from_init=config.differences(asked, resolved["model"]))
-        tokenizer = restore.tokenizer_directory(source)
-        if tokenizers.find(tokenizer) is not None:
-            resolved["data"]["tokenizer"] = {"kind": "Pretrained", "path": str(tokenizer)}
-        elif (kind := resolved["data"]["tokenizer"]["kind"]) != "Pretrained":
-            got = f"data.tokenizer ({kind}), whose ids mean something else to the model"
-            log.fallback(f"the tokenizer of {tokenizer}", got, "it has none")
+        begin_from(resolved, stored)
     # Mistakes are told before the text is read, which may take hours. V is not known yet.
     x = experiment({**resolved, "model": {"vocab": 1, **resolved["model"]}})
-    refuse_other(workdir, resolved)
+    if kept:
+        refuse_other(workdir, stored, resolved)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; give a directory, which need not exist")
-    data = x.data.prepare(workdir / "data", x.objective.length)
-    refuse_other(workdir, resolved, data.facts)
+    data = x.data.prepare(workdir / "data", x.objective.length, kept)
     if jax.process_index() == 0:
         data.tokenizer.save(workdir / "tokenizer")
     vocab = resolved["model"].setdefault("vocab", data.tokenizer.vocab)
@@ -130,36 +121,54 @@ def prepare(given: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], An
     return resolved, data
 
 
-def refuse_other(
-    workdir: Path, resolved: Mapping[str, Any], facts: Mapping[str, Any] | None = None
-) -> None:
-    """Refuses to go on with another run's directory.
-
-    Args:
-      workdir: perhaps a run's.
-      resolved: this run's config; its model may lack the vocabulary.
-      facts: of this run's data, where they are known.
+def stored_run(workdir: Path) -> dict[str, Any] | None:
+    """The config of the run that is in the workdir; None where there is none to go on with.
 
     Raises:
-      UserError: the run there has another config, or read another text; says what differs.
+      UserError: it is a Hugging Face directory.
     """
     if not (workdir / "config.json").is_file():
-        return
+        return None
     if not restore.is_run(workdir):
         raise UserError(f"{workdir} is a Hugging Face directory; give another --workdir")
     told = any((workdir / name).exists() for name in ("metrics.jsonl", "checkpoints"))
-    if resolved["resume"] == "changed" or not told:  # a run that came to nothing is none
+    return restore.stored_config(workdir) if told else None  # one that came to nothing is none
+
+
+def begin_from(resolved: dict[str, Any], stored: Mapping[str, Any] | None) -> None:
+    """Fills in the model and the tokenizer of `init`.
+
+    A run that began from there already has both of its own, and needs the directory no more.
+    """
+    asked, source = resolved["model"], Path(resolved["init"])
+    began = stored is not None and stored["init"] == resolved["init"]
+    found = stored["model"] if began else restore.section(source)
+    execution = {name: asked[name] for name in restore.EXECUTION if name in asked}
+    resolved["model"] = {**found, **execution}
+    log.note(model_from_init=config.differences(asked, resolved["model"]))
+    if began:
+        resolved["data"]["tokenizer"] = stored["data"]["tokenizer"]
         return
-    stored = restore.stored_config(workdir)
-    lines = changed(stored, _with_vocab(resolved, stored))
-    if facts is not None:
-        was = log.stored_facts(workdir).get("data", {})
-        lines += [
-            f"{what}: another {name} (SHA-256 {was[name][:8]} -> {facts[name][:8]})"
-            for what, name in (("the text", "content"), ("the tokenizer", "tokenizer"))
-            if name in was and was[name] != facts.get(name)
-        ]
-    if lines:
+    tokenizer = restore.tokenizer_directory(source)
+    if tokenizers.find(tokenizer) is not None:
+        resolved["data"]["tokenizer"] = {"kind": "Pretrained", "path": str(tokenizer)}
+    elif (kind := resolved["data"]["tokenizer"]["kind"]) != "Pretrained":
+        got = f"data.tokenizer ({kind}), whose ids mean something else to the model"
+        log.fallback(f"the tokenizer of {tokenizer}", got, "it has none")
+
+
+def refuse_other(workdir: Path, stored: Mapping[str, Any], resolved: Mapping[str, Any]) -> None:
+    """Refuses to go on with a run that has another config.
+
+    Args:
+      workdir: the run's.
+      stored: its config.
+      resolved: the config to go on with; its model may lack the vocabulary.
+
+    Raises:
+      UserError: says what differs.
+    """
+    if lines := changed(stored, _with_vocab(resolved, stored)):
         lines[LINES:] = [f"and {len(lines) - LINES} more"] if len(lines) > LINES else []
         raise UserError(
             f"{workdir} holds a run with another config ({'; '.join(lines)}); give a new "
@@ -235,25 +244,3 @@ def stopping(checkpoints: Any):
         yield
     except OSError as error:
         raise Stopped(f"{error}; {checkpoints.last_good()}") from error
-
-
-class Interruption:
-    """SIGTERM and SIGINT ask the loop to save and stop; a second one stops at once."""
-
-    def __init__(self):
-        self.asked = False
-        self._previous = {}
-
-    def __enter__(self) -> "Interruption":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *error) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number, frame) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True

@@ -1,6 +1,7 @@
 """Models with their weights and tokenizers, from a run or from a Hugging Face directory."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ class Loaded:
       tokenizer: None where the directory has none.
       section: the model section of a config that makes `model`.
       eos: tokens that end a text.
+      context: tokens that it was made to read at once, where that is known; its positions may allow
+        more.
       step: how long it was trained, where that is known.
     """
 
@@ -39,6 +42,7 @@ class Loaded:
     tokenizer: tokenizers.Tokenizer | None
     section: dict[str, Any]
     eos: tuple[int, ...] = ()
+    context: int | None = None
     step: int | None = None
 
 
@@ -97,24 +101,29 @@ def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:
     described = {**section(path), **execution}
     tokenizer = tokenizers.find(tokenizer_directory(path))
     model = config.build(described, CONTENTS, "model")
+    loaded = functools.partial(Loaded, model, tokenizer=tokenizer, section=described)
     eos = () if tokenizer is None or tokenizer.eos is None else (tokenizer.eos,)
     if not is_run(path):
-        return Loaded(model, hub.load(path, model), tokenizer, described, hub.ends(path) or eos)
+        ends = hub.ends(path) or eos
+        return loaded(params=hub.load(path, model), eos=ends, context=hub.context(path))
     stored = stored_config(path)
     if "weights" in stored:
         params, meta = _trained(path, {**stored, "model": described})
+        context = stored["objective"]["length"]
     else:  # `save_run` wrote it
         params, meta = checkpoint.load_params(path / "checkpoints", _places(model))
-    return Loaded(model, params, tokenizer, described, eos, int(meta["step"]))
+        eos, context = tuple(stored.get("eos", eos)), stored.get("context")
+    return loaded(params=params, eos=eos, context=context, step=int(meta["step"]))
 
 
 def save_run(path: str | Path, loaded: Loaded) -> None:
-    """Writes a directory that `open_checkpoint` opens: model section, weights and tokenizer."""
+    """Writes a directory that `open_checkpoint` opens, with all that `loaded` says."""
     path = Path(path)
     checkpoint.save_params(path / "checkpoints", loaded.params, loaded.step or 0)
     if loaded.tokenizer is not None:
         loaded.tokenizer.save(path / "tokenizer")
-    log.write_text(path / "config.json", json.dumps({"model": loaded.section}, indent=2) + "\n")
+    described = {"model": loaded.section, "eos": loaded.eos, "context": loaded.context}
+    log.write_text(path / "config.json", json.dumps(described, indent=2) + "\n")
 
 
 def _trained(path: Path, stored: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
+from tokenizers import processors
 
 from lm_research import config, mesh, tree
 from lm_research.commands import convert
@@ -60,6 +61,39 @@ def test_there_and_back(huggingface, tmp_path, capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"3,880 parameters in 20 tensors: {tmp_path / 'run'}"
     assert second == f"3,880 parameters in 28 tensors: {tmp_path / 'again'}"
+
+
+def test_what_no_weight_tells_goes_there_and_back(tmp_path):
+    """Several ends of a text, the context, a chat template; a text begins with what Llama's do."""
+    transformers = pytest.importorskip("transformers", reason="it is the reference: extra `verify`")
+    source, run, again = (tmp_path / name for name in ("source", "run", "again"))
+    sizes = {"vocab_size": 261, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.LlamaConfig(
+            **sizes, num_attention_heads=2, max_position_embeddings=77, eos_token_id=[256, 258]
+        )
+    )
+    model.save_pretrained(source)
+    tokenizer = Bytes(roles=("pad", "cls")).train([])
+    backend = tokenizer._tokenizer
+    backend.post_processor = processors.TemplateProcessing(
+        single="<|cls|> $A", pair="<|cls|> $A $B", special_tokens=[("<|cls|>", 258)]
+    )
+    tokenizer.save(source)
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    (source / "chat_template.jinja").write_text(template)
+    converted(source, run)
+    converted(run, again)
+    settings = json.loads((again / "config.json").read_text())
+    assert settings["eos_token_id"] == [256, 258]
+    assert settings["max_position_embeddings"] == 77
+    theirs = transformers.AutoTokenizer.from_pretrained(again)
+    assert theirs.chat_template == template
+    for text in ("", "A cat."):
+        assert load(run / "tokenizer").prompt(text).tolist() == theirs(text)["input_ids"]
+    assert load(run / "tokenizer").prompt("a").tolist() == [258, 97]
+    generation = transformers.AutoModelForCausalLM.from_pretrained(again).generation_config
+    assert generation.eos_token_id == [256, 258]
 
 
 def test_the_same_format_by_request(huggingface, tmp_path):

@@ -174,7 +174,9 @@ def test_strict_makes_a_fallback_an_error(command, tmp_path):
         f"--workdir={tmp_path / 'run'}",
         "--config.log.samples.every=0",
     ]
-    refused(command(*arguments, "--strict"), "cudnn", "fallbacks are errors")
+    status, out, err = command(*arguments, "--strict")
+    refused((status, out, err.splitlines()[-1]), "cudnn", "fallbacks are errors")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
     status, _, err = command(*arguments)
     assert status == 0 and err.count("fallback: asked for") == 1
 

@@ -5,11 +5,13 @@ import sys
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import models
 
 from lm_research.data import BPE, Bytes, Characters, Pretrained
-from lm_research.data.tokenizer import find, load
+from lm_research.data.tokenizer import Tokenizer, find, load
 from lm_research.errors import UserError
 
 TEXT = "the cat sat on the mat, the other cat sat on the hat\n" * 20
@@ -109,6 +111,28 @@ def test_prompts(trained):
     assert trained["bpe"].prompt("").tolist() == [0]
     assert trained["characters"].prompt("").tolist() == [0]  # a new line
     assert trained["bytes"].prompt("a").tolist() == [97]
+    assert Characters().train(["no lines"]).prompt("").tolist() == [0]
+
+
+def test_special_tokens_by_role(tmp_path):
+    bpe = BPE(vocab=300, roles=("mask", "cls", "sep", "pad"), sentinels=3).train([TEXT])
+    assert (bpe.eos, bpe.mask, bpe.cls, bpe.sep, bpe.pad, bpe.unk) == (0, 1, 2, 3, 4, None)
+    assert bpe.sentinels == (5, 6, 7) and bpe.vocab <= 300
+    plain = Bytes(roles=("mask",), sentinels=2).train([])
+    assert (plain.mask, plain.sentinels) == (257, (258, 259))
+    bpe.save(tmp_path)
+    again = load(tmp_path)
+    assert (again.hash, again.mask, again.sentinels) == (bpe.hash, 1, (5, 6, 7))
+    with pytest.raises(UserError, match=r"264 or more: 256 bytes, .* and 7 other"):
+        BPE(vocab=263, roles=("mask", "cls", "sep", "pad"), sentinels=3)
+
+
+def test_tokens_that_begin_words(trained):
+    bpe = trained["bpe"]
+    words = [bpe.decode([i]) for i in np.flatnonzero(bpe.begins_word)]
+    assert " the" in words and "\n" in words and "<|endoftext|>" in words and "at" not in words
+    pieces = models.WordPiece({"[UNK]": 0, "cat": 1, "##s": 2}, unk_token="[UNK]")
+    assert Tokenizer(tokenizers.Tokenizer(pieces), {}).begins_word.tolist() == [True, True, False]
 
 
 def test_bad_input(trained, tmp_path):

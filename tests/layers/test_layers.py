@@ -1,5 +1,6 @@
 """Products, norms, activations, positions, taps and stacks against numpy or torch."""
 
+import functools
 import math
 
 import flax.linen as nn
@@ -29,6 +30,7 @@ from lm_research.layers import (
     product,
     separated,
 )
+from lm_research.layers.stack import places, shortest_period
 
 
 def normal(*shape, seed=0):
@@ -143,10 +145,10 @@ def test_dropout_needs_a_key():
     assert abs(float((y == 0).mean()) - 0.25) < 0.06 and jnp.allclose(y.max(), 1 / 0.75)
 
 
-def stack(layers=4, period=1, **choices):
+def repeating(layers=4, period=1, **choices):
     blocks = tuple(
         Block(Attention(4, 2, 8, rotary=Rotary(), window=w), GatedMLP(48), RMSNorm())
-        for w in (None, 2)[:period]
+        for w in (None, 2, 3)[:period]
     )
     return Stack(layers, blocks, **choices)
 
@@ -159,37 +161,49 @@ def run(module, params, x, **options):
     return module.apply({"params": params, **options.pop("patches", {})}, *given, **options)
 
 
-@pytest.mark.parametrize("period", [1, 2])
-def test_scanned_unrolled_rematerialized_and_separate_are_equal(period):
+@pytest.mark.parametrize(
+    "layers, period, blocks",
+    [
+        (4, 1, {"blocks": 4}),
+        (4, 2, {"blocks_0": 2, "blocks_1": 2}),
+        (5, 2, {"blocks_0": 2, "blocks_1": 2, "rest_0": 1}),
+        (2, 3, {"rest_0": 1, "rest_1": 1}),
+    ],
+)
+def test_scanned_unrolled_rematerialized_and_separate_are_equal(layers, period, blocks):
     x = normal(2, 6, 32)
-    params = run(stack(period=period), None, x)
-    kernels = list(jax.tree.leaves(params))
-    assert all(k.shape[0] == 4 // period for k in kernels)
+    made = functools.partial(repeating, layers, period)
+    params = run(made(), None, x)
+    assert {n: {k.shape[0] for k in jax.tree.leaves(b)} for n, b in params.items()} == {
+        name: {repeats} for name, repeats in blocks.items()
+    }
 
     def gradient(module, params):
         return jax.jit(jax.value_and_grad(lambda p: jnp.sin(run(module, p, x)[0]).sum()))(params)
 
-    want, want_gradient = gradient(stack(period=period, execution="scan"), params)
+    want, want_gradient = gradient(made(execution="scan"), params)
     for choices in (dict(execution="unroll"), dict(remat="dots"), dict(remat="full")):
-        got, got_gradient = gradient(stack(period=period, **choices), params)
+        got, got_gradient = gradient(made(**choices), params)
         np.testing.assert_allclose(got, want, rtol=1e-5)
         for a, b in zip(jax.tree.leaves(got_gradient), jax.tree.leaves(want_gradient)):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    apart = stack(period=period, execution="separate")
-    got = run(apart, separated(params, 4), x)[0]
-    want = run(stack(period=period), params, x)[0]
+    apart = made(execution="separate")
+    got = run(apart, separated(params, layers), x)[0]
+    want = run(made(), params, x)[0]
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
-def test_a_stack_repeats_its_period():
-    with pytest.raises(ValueError, match="5 layers do not repeat a period of 2"):
-        stack(5, 2)
+def test_layers_repeat_the_period_in_its_order():
+    whole = [("blocks_0", 0), ("blocks_1", 0), ("blocks_0", 1), ("blocks_1", 1)]
+    assert places(5, 2) == [*whole, ("rest_0", 0)]
+    assert places(2, 1) == [("blocks", 0), ("blocks", 1)]
+    assert shortest_period("aabaabaa") == ("a", "a", "b") and shortest_period("aab") == tuple("aab")
 
 
 @pytest.mark.parametrize("execution", ["scan", "unroll"])
 def test_taps_read_and_patch(execution):
     x = normal(2, 6, 32)
-    module = stack(execution=execution)
+    module = repeating(execution=execution)
     params = run(module, None, x)
     (y, _), seen = run(module, params, x, mutable=["taps"])
     residual = seen["taps"]["blocks"]["residual"]
@@ -206,7 +220,7 @@ def test_taps_read_and_patch(execution):
     np.testing.assert_allclose(run(module, params, x, patches=patch)[0], y, rtol=1e-6)
 
 
-@pytest.mark.parametrize("wiring", ["pre", "post", "parallel"])
+@pytest.mark.parametrize("wiring", ["pre", "post", "sandwich", "parallel"])
 def test_wirings(wiring):
     block = Block(Attention(4, 4, 8), MLP(64), LayerNorm(), wiring=wiring)
     x = normal(2, 6, 32)
@@ -225,6 +239,9 @@ def test_wirings(wiring):
     elif wiring == "post":
         y = norm("attention_norm", x + attend(x))
         want = norm("mlp_norm", y + mlp(y))
+    elif wiring == "sandwich":
+        y = x + norm("attention_out_norm", attend(norm("attention_norm", x)))
+        want = y + norm("mlp_out_norm", mlp(norm("mlp_norm", y)))
     else:
         y = norm("attention_norm", x)
         want = x + attend(y) + mlp(y)

@@ -40,9 +40,48 @@ LINEAR = {"rope_type": "linear", "rope_theta": 100.0, "factor": 3.0}
 LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, **ROPE}
 YARN = {"rope_type": "yarn", "beta_fast": 4.0, "beta_slow": 0.5, **ROPE}
 SCALED_YARN = {**YARN, "mscale": 1.5, "mscale_all_dim": 0.5, "truncate": False}
+GEMMA = LLAMA | {
+    "head_dim": 16,
+    "num_key_value_heads": 2,
+    "pad_token_id": None,
+}  # whose row torch would not train
+GEMMA2 = {"num_hidden_layers": 3, "sliding_window": 5, "query_pre_attn_scalar": 6}
+CAPS = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 2.0}
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
+GEMMA3 = {
+    "num_hidden_layers": 5,
+    "layer_types": [LOCAL, LOCAL, GLOBAL, LOCAL, LOCAL],
+    "sliding_window": 4,
+    "query_pre_attn_scalar": 20,
+    "rope_parameters": {
+        GLOBAL: {"rope_type": "linear", "rope_theta": 1000.0, "factor": 4.0},
+        LOCAL: {"rope_type": "default", "rope_theta": 50.0},
+    },
+}
 CASES = {
     "gpt2": ("GPT2Config", GPT2),
     "gpt2_unusual": ("GPT2Config", GPT2 | UNUSUAL_GPT2),
+    "gemma": ("GemmaConfig", GEMMA | {"num_key_value_heads": 1}),
+    "gemma_relu": (
+        "GemmaConfig",
+        GEMMA | TIED_LLAMA | {"hidden_act": "relu", "tie_word_embeddings": False},
+    ),
+    "gemma2": ("Gemma2Config", GEMMA | GEMMA2 | CAPS | {"num_key_value_heads": 2}),
+    "gemma2_plain": (
+        "Gemma2Config",
+        GEMMA
+        | {
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "layer_types": [GLOBAL, GLOBAL],
+            "rope_parameters": LINEAR,
+        },
+    ),
+    "gemma3": ("Gemma3TextConfig", GEMMA | GEMMA3 | {"num_key_value_heads": 2}),
+    "gemma3_capped": (
+        "Gemma3TextConfig",
+        GEMMA | {"final_logit_softcapping": 2.0, "sliding_window": 3},
+    ),
     "llama": ("LlamaConfig", LLAMA | {"num_key_value_heads": 2, "hidden_act": "gelu"}),
     "llama_tied": ("LlamaConfig", LLAMA | TIED_LLAMA),
     "llama_linear": ("LlamaConfig", LLAMA | {"rope_parameters": LINEAR}),
@@ -69,10 +108,9 @@ class Reference:
             settings, attn_implementation="eager"
         ).eval()
         with torch.no_grad():
-            for name, weight in self.model.named_parameters():
-                weight.normal_(0, 0.4)
-                if name.endswith(("norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight")):
-                    weight.add_(1)
+            for weight in self.model.parameters():
+                around = float((weight == 1).all())  # a norm's scale, unless it starts from zero
+                weight.normal_(0, 0.4).add_(around)
         self.model.save_pretrained(directory)
         self.directory = directory
         self.section = load.section(directory)
@@ -159,9 +197,7 @@ def test_logits_loss_and_every_gradient(reference, side):
     expected = {name: p.grad for name, p in reference.model.named_parameters()}
     assert layout.keys() == expected.keys()
     for name, tensor in layout.items():
-        made = tensor.made(
-            lambda path, layer: np.asarray(leaves[path] if layer is None else leaves[path][layer])
-        )
+        made = tensor.made(lambda path, index: np.asarray(leaves[path][index]))
         close(made, expected[name], 1e-4)
 
 

@@ -1,11 +1,14 @@
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from lm_research import config, log, tree
 from lm_research.errors import UserError
 from lm_research.hub import load, names, save
 from lm_research.models.gpt2 import GPT2, SIZES
+from lm_research.models.initial import initial
 
 # What the Hub's gpt2 says of itself, written before most of today's options existed.
 CONFIG = {
@@ -80,3 +83,13 @@ def test_what_we_do_not_compute_is_refused(tmp_path, changes, words):
 def test_widths_are_multiples_of_heads():
     with pytest.raises(ValueError, match="width 10 is not a multiple of heads 4"):
         GPT2(vocab=8, width=10, heads=4)
+
+
+def test_what_init_is_traced_with_counts_as_no_fallback():
+    log.forget()
+    model = GPT2(64, 16, 1, 2, context=8, kernel="splash")
+    params = initial(model, jax.random.key(0))
+    assert log.facts() == {"fallbacks": []}
+    model.apply({"params": params}, np.zeros((1, 4), int))
+    assert "splash" in log.facts()["fallbacks"][0]["asked"]
+    log.forget()

@@ -5,6 +5,7 @@ import pytest
 from lm_research import config, tree
 from lm_research.hub import load, names, save
 from lm_research.models import Llama
+from lm_research.models.llama import SIZES
 
 QWEN3 = {  # the sizes of Qwen3-0.6B
     "architectures": ["Qwen3ForCausalLM"],
@@ -49,6 +50,25 @@ def test_published_configs(tmp_path, given, count, base):
     (tmp_path / "config.json").write_text(json.dumps(given))
     section = load.section(tmp_path)
     assert section["base"] == base and section["tied"] == (given is QWEN3)
+    assert tree.count(names.abstract(config.build(section, save.CONTENTS))) == count
+
+
+@pytest.mark.parametrize(
+    "size, vocab, count",
+    # Of the released weights.
+    [
+        ("llama-2-7b", 32_000, 6_738_415_616),
+        ("llama-3.1-8b", 128_256, 8_030_261_248),
+        ("llama-3.2-1b", 128_256, 1_235_814_400),
+        ("mistral-7b", 32_000, 7_241_732_096),
+        ("qwen2-0.5b", 151_936, 494_032_768),
+        ("qwen3-0.6b", 151_936, 596_049_920),
+        ("smollm2-135m", 49_152, 134_515_008),
+        ("smollm2-1.7b", 49_152, 1_711_376_384),
+    ],
+)
+def test_sizes(size, vocab, count):
+    section = {"kind": "Llama", "vocab": vocab, **SIZES[size]}
     assert tree.count(names.abstract(config.build(section, save.CONTENTS))) == count
 
 

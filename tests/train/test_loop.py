@@ -114,8 +114,35 @@ def test_another_text_is_refused(tiny, finished, tmp_path):
     config.write_text(json.dumps(stored))
     paths.write_text("Something else altogether, which nobody has read before.\n" * 60)
     before = (workdir / "tokenizer" / "tokenizer.json").read_bytes()
-    line(tiny("steps=4,every=2", workdir=workdir, paths=paths), "the text: another content")
+    line(tiny("steps=4,every=2", workdir=workdir, paths=paths), "another text")
     assert (workdir / "tokenizer" / "tokenizer.json").read_bytes() == before
+
+
+def test_a_run_lives_by_the_text_that_it_was_prepared_from(tiny, tmp_path, command):
+    """The text may be gone, and `evaluate` never looks at it."""
+    run, paths = tmp_path / "run", tmp_path / "text.txt"
+    assert tiny("steps=2,every=2")[0] == 0
+    expected = command("evaluate", f"--checkpoint={run}")
+    assert expected[0] == 0
+    paths.write_text("Something else altogether, which nobody has read before.\n" * 60)
+    before = contents(run)
+    assert command("evaluate", f"--checkpoint={run}") == expected
+    line(tiny("steps=2,every=2", paths=paths), "another text")
+    assert contents(run) == before
+    paths.unlink()
+    assert command("evaluate", f"--checkpoint={run}") == expected
+    status, _, err = tiny("steps=2,every=2", paths=paths)
+    assert status == 0 and "a look at the text of the run" in err and "going on at step 2" in err
+
+
+def test_a_run_needs_what_it_began_from_no_more(tiny, tmp_path, gpt2, command):
+    run, more = tmp_path / "run", (f"--config.init={gpt2}", "--config.log.samples.every=0")
+    assert tiny("steps=2,every=2", *more)[0] == 0
+    expected = command("evaluate", f"--checkpoint={run}")
+    shutil.rmtree(gpt2)
+    assert command("evaluate", f"--checkpoint={run}") == expected
+    status, _, err = tiny("steps=2,every=2", *more)
+    assert status == 0 and "going on at step 2" in err, err
 
 
 def test_what_changes_no_number_may_change(tiny, finished):

@@ -2,12 +2,17 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from lm_research.train.loop import RESUME
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,19 +30,19 @@ sys.exit(main(sys.argv[4:]))
 """
 
 
-def run(workdir, text, count):
-    """Trains in `count` processes, and waits for all."""
+def started(workdir, text, count, steps=4):
+    """Processes that train together."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = [
-        f"--config={ROOT / 'tests' / 'tiny.py'}:steps=4,every=2",
+        f"--config={ROOT / 'tests' / 'tiny.py'}:steps={steps},every={steps // 2}",
         f"--config.data.source.paths={text}",
         f"--workdir={workdir}",
     ]
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
     environment |= {"PYTHONPATH": str(ROOT), "GLIBC_TUNABLES": ""}
-    processes = [
+    return [
         subprocess.Popen(
             [sys.executable, "-c", MAIN, str(number), str(count), str(port), "train", *flags],
             env=environment,
@@ -47,18 +52,45 @@ def run(workdir, text, count):
         )
         for number in range(count)
     ]
+
+
+def ended(processes, status=0):
+    """Waits for all of them."""
     for process in processes:
         printed, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, printed
+        assert process.returncode == status, printed
+
+
+def losses(workdir):
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [row.get("loss", row.get("heldout/loss")) for row in rows]
 
 
-def test_two_processes_are_one_run(tmp_path):
-    text = tmp_path / "text.txt"
-    text.write_text("The cat sat. A bird flew over it, and over me.\n" * 60)
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("The cat sat. A bird flew over it, and over me.\n" * 60)
+    return path
+
+
+def test_two_processes_are_one_run(tmp_path, text):
     one, two = tmp_path / "one", tmp_path / "two"
-    np.testing.assert_allclose(run(two, text, 2), run(one, text, 1), rtol=1e-5)
+    ended(started(two, text, 2) + started(one, text, 1))
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
     for name in ("samples.md", "config.json"):
         assert (two / name).read_text() == (one / name).read_text()
     assert (two / "checkpoints" / "4").is_dir()
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_signal_to_one_process_stops_both_at_the_same_step(tmp_path, text, asked):
+    run, steps = tmp_path / "run", 10_000
+    processes = started(run, text, 2, steps)
+    deadline = time.monotonic() + 100
+    while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    processes[asked].send_signal(signal.SIGTERM)
+    ended(processes, RESUME)
+    [saved] = (run / "checkpoints").iterdir()
+    assert 0 < int(saved.name) < steps
+    assert len(losses(run)) == int(saved.name)

@@ -1,0 +1,208 @@
+"""`encoder`: BERT's blocks and head, and their Hugging Face names, which several families share."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import flax.linen as nn
+
+from lm_research.layers import MLP, Attention, Block, LayerNorm, Learned, Stack
+from lm_research.layers.kernels import Kernel
+from lm_research.layers.mlp import Activation
+from lm_research.layers.stack import Execution, Remat
+from lm_research.models.family import Row, our_activation, their_activation
+from lm_research.models.heads import HeadTransform, Pooler
+from lm_research.models.transformer import Transformer
+
+
+def encoder(
+    vocab: int,
+    width: int,
+    layers: int,
+    heads: int,
+    *,
+    hidden: int | None,
+    context: int,
+    types: int,
+    activation: Activation,
+    epsilon: float,
+    dropout: float,
+    attention_dropout: float,
+    deviation: float,
+    dtype: Literal["float32", "bfloat16"],
+    execution: Execution,
+    remat: Remat,
+    kernel: Kernel,
+    offset: int = 0,
+    embedding_width: int | None = None,
+    head: bool = True,
+    head_activation: Activation | None = None,
+    pooler: Pooler | None = None,
+) -> Transformer:
+    """A Transformer whose tokens see each other, with a norm after each part (Devlin et al., 2019).
+
+    Args:
+      vocab: V.
+      width, layers, heads, hidden: D, L, N and F; the head size is D / N, and F None is 4 D.
+      context: how many positions there are.
+      types: how many types of tokens.
+      activation: of the MLPs.
+      epsilon: of the norms.
+      dropout: rate on embeddings and on what blocks add to the stream.
+      attention_dropout: rate on the weights that attention gives to keys.
+      deviation: of the initial weights.
+      dtype: of the products' operands.
+      offset: rows of the table of positions before the first one.
+      embedding_width: C, where it is not D.
+      head: whether the vocabulary head transforms hidden states and has a bias.
+      head_activation: of that transform; None is that of the MLPs.
+      pooler: reads the first hidden state.
+
+    Raises:
+      ValueError: the width is not a multiple of the heads.
+    """
+    if width % heads:
+        raise ValueError(f"width {width} is not a multiple of heads {heads}")
+    normal = nn.initializers.normal(deviation)
+    shared = dict(initializer=normal, out_initializer=normal, dtype=dtype)
+    attention = Attention(
+        heads,
+        heads,
+        width // heads,
+        bias=True,
+        out_bias=True,
+        dropout=attention_dropout,
+        kernel=kernel,
+        **shared,
+    )
+    mlp = MLP(hidden or 4 * width, activation, **shared)
+    block = Block(attention, mlp, LayerNorm(epsilon), wiring="post", dropout=dropout)
+    narrow = embedding_width not in (None, width)
+    letter = "C" if narrow else "D"
+    transform = HeadTransform(
+        head_activation or activation, epsilon, initializer=normal, dtype=dtype
+    )
+    return Transformer(
+        vocab,
+        width,
+        Stack(layers, (block,), execution, remat),
+        position=Learned(context, deviation, offset, letter),
+        causal=False,
+        dropout=dropout,
+        deviation=deviation,
+        dtype=dtype,
+        types=types,
+        embedding_norm=LayerNorm(epsilon, letter=letter),
+        embedding_width=embedding_width if narrow else None,
+        transform=transform if head else None,
+        head_bias=head,
+        pooler=pooler,
+    )
+
+
+def trunk(prefix: str) -> tuple[Row, ...]:
+    """The tensors of embeddings and blocks as BERT, RoBERTa and ELECTRA call them."""
+    embeddings, layer = f"{prefix}embeddings.", f"{prefix}encoder.layer.{{L}}."
+    return (
+        Row("embedding/table", f"{embeddings}word_embeddings.weight", "VD"),
+        Row("position/table", f"{embeddings}position_embeddings.weight", "TD"),
+        Row("type_embedding/table", f"{embeddings}token_type_embeddings.weight", "_D"),
+        Row("embedding_norm/scale", f"{embeddings}LayerNorm.weight", "D"),
+        Row("embedding_norm/bias", f"{embeddings}LayerNorm.bias", "D"),
+        Row("stack/blocks/attention/query/kernel", f"{layer}attention.self.query.weight", "(NH)D"),
+        Row("stack/blocks/attention/query/bias", f"{layer}attention.self.query.bias", "(NH)"),
+        Row("stack/blocks/attention/key/kernel", f"{layer}attention.self.key.weight", "(KH)D"),
+        Row("stack/blocks/attention/key/bias", f"{layer}attention.self.key.bias", "(KH)"),
+        Row("stack/blocks/attention/value/kernel", f"{layer}attention.self.value.weight", "(KH)D"),
+        Row("stack/blocks/attention/value/bias", f"{layer}attention.self.value.bias", "(KH)"),
+        Row("stack/blocks/attention/out/kernel", f"{layer}attention.output.dense.weight", "D(NH)"),
+        Row("stack/blocks/attention/out/bias", f"{layer}attention.output.dense.bias", "D"),
+        Row("stack/blocks/attention_norm/scale", f"{layer}attention.output.LayerNorm.weight", "D"),
+        Row("stack/blocks/attention_norm/bias", f"{layer}attention.output.LayerNorm.bias", "D"),
+        Row("stack/blocks/mlp/up/kernel", f"{layer}intermediate.dense.weight", "FD"),
+        Row("stack/blocks/mlp/up/bias", f"{layer}intermediate.dense.bias", "F"),
+        Row("stack/blocks/mlp/down/kernel", f"{layer}output.dense.weight", "DF"),
+        Row("stack/blocks/mlp/down/bias", f"{layer}output.dense.bias", "D"),
+        Row("stack/blocks/mlp_norm/scale", f"{layer}output.LayerNorm.weight", "D"),
+        Row("stack/blocks/mlp_norm/bias", f"{layer}output.LayerNorm.bias", "D"),
+    )
+
+
+def pooling(prefix: str) -> tuple[Row, ...]:
+    """The tensors of a pooler."""
+    return (
+        Row("pooler/dense/kernel", f"{prefix}pooler.dense.weight", "CD"),
+        Row("pooler/dense/bias", f"{prefix}pooler.dense.bias", "C"),
+    )
+
+
+def prediction(dense: str, norm: str, decoder: str, bias: str) -> tuple[Row, ...]:
+    """The tensors of a vocabulary head, given what theirs is called."""
+    return (
+        Row("transform/kernel", f"{dense}.weight", "CD"),
+        Row("transform/bias", f"{dense}.bias", "C"),
+        Row("transform/norm_scale", f"{norm}.weight", "C"),
+        Row("transform/norm_bias", f"{norm}.bias", "C"),
+        Row("head_bias", bias, "V"),
+        Row("head/table", f"{decoder}.weight", "VD", tied="embedding/table"),
+    )
+
+
+def section(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model section says of a config of theirs, but for its kind."""
+    return {
+        "vocab": config["vocab_size"],
+        "width": config["hidden_size"],
+        "layers": config["num_hidden_layers"],
+        "heads": config["num_attention_heads"],
+        "hidden": config["intermediate_size"],
+        "context": config["max_position_embeddings"],
+        "types": config["type_vocab_size"],
+        "activation": our_activation(config["hidden_act"]),
+        "epsilon": config["layer_norm_eps"],
+        "dropout": float(config["hidden_dropout_prob"]),
+        "attention_dropout": float(config["attention_probs_dropout_prob"]),
+    }
+
+
+def described(given: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Their config of a model section."""
+    return {
+        "vocab_size": sizes["V"],
+        "hidden_size": sizes["D"],
+        "num_hidden_layers": sizes["L"],
+        "num_attention_heads": sizes["N"],
+        "intermediate_size": sizes["F"],
+        "max_position_embeddings": sizes["T"],
+        "type_vocab_size": given["types"],
+        "hidden_act": their_activation(given["activation"]),
+        "layer_norm_eps": given["epsilon"],
+        "hidden_dropout_prob": given["dropout"],
+        "attention_probs_dropout_prob": given["attention_dropout"],
+        "initializer_range": given["deviation"],
+    }
+
+
+DEFAULTS = {  # BERT's, RoBERTa's and ELECTRA's
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+}
+FIXED = {
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "position_embedding_type": "absolute",
+    "tie_word_embeddings": True,
+}
+# Initial weights, how memory is saved, and what heads of other architectures take.
+INERT = ("initializer_range", "gradient_checkpointing", "classifier_dropout")
+# Old files call a norm's parameters so, and hold a tied tensor twice, and the numbers of positions.
+SPELLINGS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+BUFFERS = (r"embeddings\.(position|token_type)_ids",)

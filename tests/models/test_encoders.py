@@ -1,0 +1,290 @@
+"""Each encoder against `transformers`, with random weights: a new one is a line in CASES."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lm_research import config, mesh, tree
+from lm_research.errors import UserError
+from lm_research.hub import load, names, save
+from lm_research.layers import Mask
+
+torch = pytest.importorskip("torch", reason="the reference is torch's: install the extra `verify`")
+transformers = pytest.importorskip("transformers", reason="it is the reference: extra `verify`")
+
+BERT = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 24,
+}
+UNUSUAL = {"hidden_act": "gelu_new", "layer_norm_eps": 1e-2, "type_vocab_size": 3}
+ROBERTA = BERT | {"max_position_embeddings": 26, "type_vocab_size": 1}
+CASES = {
+    "bert": ("BertForMaskedLM", BERT),
+    "bert_unusual": ("BertForMaskedLM", BERT | UNUSUAL),
+    "bert_pretraining": ("BertForPreTraining", BERT),
+    "bert_pooled": ("BertModel", BERT),
+    "roberta": ("RobertaForMaskedLM", ROBERTA),
+    "roberta_unusual": (
+        "RobertaForMaskedLM",
+        ROBERTA | UNUSUAL | {"hidden_act": "relu", "pad_token_id": 0},
+    ),
+    "roberta_pooled": ("RobertaModel", ROBERTA),
+}
+DISTILBERT = {
+    "vocab_size": 61,
+    "dim": 32,
+    "hidden_dim": 48,
+    "n_layers": 2,
+    "n_heads": 4,
+    "max_position_embeddings": 24,
+}
+CASES |= {
+    "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
+    "distilbert_unusual": ("DistilBertForMaskedLM", DISTILBERT | {"activation": "relu"}),
+    "distilbert_bare": ("DistilBertModel", DISTILBERT),
+}
+LENGTH = 24  # the whole context
+ROWS = (24, 17, 2)  # tokens in each row of a padded batch
+TOLERANCE = 2e-5  # of the largest; the two gelus part at 1e-4
+
+
+class Reference:
+    """A `transformers` model with large random weights, and what we load of it."""
+
+    def __init__(self, case, directory):
+        architecture, values = CASES[case]
+        torch.manual_seed(0)
+        kind = getattr(transformers, architecture)
+        settings = kind.config_class(**values)
+        settings._attn_implementation = "eager"
+        self.model = kind(settings).eval()
+        with torch.no_grad():
+            for name, weight in self.model.named_parameters():
+                weight.normal_(0, 0.4)
+                if "norm" in name.lower() and name.endswith("weight"):
+                    weight.add_(1)
+        self.model.save_pretrained(directory)
+        self.directory = directory
+        self.section = load.section(directory)
+        self.ours = config.build(self.section, save.CONTENTS, "model")
+        self.types = self.section.get("types", 0)
+        with mesh.single():
+            self.params = load.load(directory, self.ours)
+
+    def outputs(self, tokens, present, types):
+        """Theirs: logits or hidden states, and of pairs or pooled."""
+        offset = self.section.get("offset", 0)
+        given = {
+            "attention_mask": torch.tensor(present),
+            "position_ids": torch.tensor(positions(present) + offset),
+            "token_type_ids": torch.tensor(types),
+        }
+        if not self.types:
+            del given["token_type_ids"]
+        found = self.model(torch.tensor(tokens), **given)
+        return [
+            found[name]
+            for name in ("logits", "prediction_logits", "last_hidden_state")
+            if name in found
+        ] + [
+            found[name]
+            for name in ("seq_relationship_logits", "sop_logits", "pooler_output")
+            if name in found and found[name] is not None
+        ]
+
+    def ours_of(self, params, tokens, present, types):
+        """The same of ours."""
+        output = self.ours.apply(
+            {"params": params},
+            tokens,
+            position=positions(present),
+            mask=Mask(segments=(present, present)),
+            **({"types": types} if self.types else {}),
+        )
+        main = output.logits if self.section.get("head", True) else output.hidden
+        return [main] + [x for x in (output.pair, output.pooled) if x is not None][:1]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def reference(request, tmp_path_factory):
+    return Reference(request.param, tmp_path_factory.mktemp(request.param) / "theirs")
+
+
+def positions(present):
+    return np.maximum(np.cumsum(present, 1) - 1, 0)
+
+
+def inputs(side, types):
+    """Tokens, 1 where they are no padding, and their types."""
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(2, 61, (len(ROWS), LENGTH))
+    slots, rows = np.arange(LENGTH), np.array(ROWS)[:, None]
+    present = (slots < rows if side == "right" else slots >= LENGTH - rows).astype(int)
+    return tokens, present, rng.integers(0, max(1, types), tokens.shape)
+
+
+def close(ours, theirs, tolerance=TOLERANCE, rounding=0.0):
+    ours, theirs = np.asarray(ours), theirs.detach().numpy()
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= tolerance * max(np.abs(theirs).max(), rounding)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_outputs_and_every_gradient(reference, side):
+    given = inputs(side, reference.types)
+    present = given[1]
+    reference.model.zero_grad()
+    theirs = reference.outputs(*given)
+    if side == "left":
+        theirs = theirs[:1]  # they pool what stands in the first slot, padding or not
+    rng = np.random.default_rng(5)
+    weights = [rng.normal(size=x.shape).astype(np.float32) for x in theirs]
+    weights[0] *= present[..., None]
+    score = lambda x, w: -(jax.nn.log_softmax(x) * w).sum()
+    total = sum(
+        -(torch.log_softmax(x, -1) * torch.tensor(w)).sum() for x, w in zip(theirs, weights)
+    )
+    total.backward()
+
+    def measured(params):
+        ours = reference.ours_of(params, *given)[: len(theirs)]
+        return sum(score(x, w) for x, w in zip(ours, weights)), ours
+
+    (value, ours), gradients = jax.jit(jax.value_and_grad(measured, has_aux=True))(reference.params)
+    close(np.asarray(ours[0])[present == 1], theirs[0][torch.tensor(present == 1)])
+    for a, b in zip(ours[1:], theirs[1:], strict=True):
+        close(a, b)
+    close(value, total, 1e-4)
+    leaves = tree.named_leaves(gradients)
+    expected = {name: p.grad for name, p in reference.model.named_parameters()}
+    # A key's bias adds the same to all scores of a query: its gradient is nothing but rounding.
+    rounding = 1e-2 * max(np.abs(leaf).max() for leaf in leaves.values())
+    for name, made in tensors(reference, leaves).items():
+        if expected[name] is None:  # nothing pools
+            assert not made.any(), name
+        else:
+            close(made, expected[name], 1e-4, rounding)
+
+
+def tensors(reference, leaves):
+    """Theirs, made of our leaves by path."""
+    given = names.parameters(names.abstract(reference.ours))
+    family = names.fitting(reference.section, given)
+    layout = names.layout(family, given)
+    read = lambda path, layer: np.asarray(leaves[path] if layer is None else leaves[path][layer])
+    return {family.written(name): tensor.made(read) for name, tensor in layout.items()}
+
+
+def test_outputs_without_anything_else(reference):
+    tokens = np.random.default_rng(2).integers(2, 61, (2, LENGTH))
+    for given in (tokens, tokens[:, :1]):
+        output = reference.ours.apply({"params": reference.params}, given)
+        theirs = reference.model(torch.tensor(given))
+        if reference.section.get("head", True):
+            close(output.logits, theirs[0])
+        else:
+            close(output.hidden, theirs.last_hidden_state)
+
+
+def test_weights_make_the_round_trip(reference, tmp_path):
+    count = save.save(tmp_path / "ours", reference.section, reference.params)
+    one = load_file(reference.directory / "model.safetensors")
+    other = load_file(tmp_path / "ours" / "model.safetensors")
+    assert one.keys() == other.keys() and len(other) == count
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    assert load.section(tmp_path / "ours") == reference.section
+
+
+def test_transformers_loads_what_we_save(reference, large, tmp_path):
+    params = large(reference.ours, seed=3)
+    save.save(tmp_path / "ours", reference.section, params)
+    theirs, info = type(reference.model).from_pretrained(
+        tmp_path / "ours", attn_implementation="eager", output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"], info
+    tokens = np.random.default_rng(3).integers(2, 61, (2, LENGTH))
+    found = theirs(torch.tensor(tokens))
+    output = reference.ours.apply({"params": params}, tokens)
+    close(output.logits if reference.section.get("head", True) else output.hidden, found[0])
+    with mesh.single():
+        again = load.load(tmp_path / "ours", reference.ours)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+@pytest.fixture
+def pretraining(tmp_path):
+    """A BERT's directory with both heads, its tensors, and a function that writes other ones."""
+    found = Reference("bert_pretraining", tmp_path / "theirs")
+    stored = load_file(found.directory / "model.safetensors")
+    settings = json.loads((found.directory / "config.json").read_text())
+
+    def write(tensors, **changes):
+        save_file(tensors, found.directory / "model.safetensors")
+        (found.directory / "config.json").write_text(json.dumps({**settings, **changes}))
+        section = load.section(found.directory)
+        model = config.build(section, save.CONTENTS, "model")
+        with mesh.single():
+            return section, load.load(found.directory, model)
+
+    return found, stored, write
+
+
+def test_an_old_file_of_bert_loads(pretraining):
+    """As bert-base-uncased is: both heads under the name of one, old spellings, tensors twice."""
+    found, stored, write = pretraining
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): tensor
+        for name, tensor in stored.items()
+    }
+    old["bert.embeddings.position_ids"] = np.arange(24)[None]
+    old["cls.predictions.decoder.weight"] = stored["bert.embeddings.word_embeddings.weight"].copy()
+    old["cls.predictions.decoder.bias"] = stored["cls.predictions.bias"].copy()
+    section, params = write(old, architectures=["BertForMaskedLM"])
+    assert section == found.section and section["pair"]
+    jax.tree.map(np.testing.assert_array_equal, params, found.params)
+    old["cls.predictions.decoder.bias"][3] += 1
+    with pytest.raises(UserError, match=r"decoder\.bias differs from cls\.predictions\.bias"):
+        write(old, architectures=["BertForMaskedLM"])
+
+
+def test_a_file_s_heads_are_those_that_it_has_whole(pretraining):
+    _, stored, write = pretraining
+    without = lambda *parts: {n: t for n, t in stored.items() if not any(p in n for p in parts)}
+    section, params = write(without("seq_relationship"))
+    assert "pair" not in section and "pooler" not in params  # which is let be
+    section, params = write(without("cls."))
+    assert not section["head"] and section["pooler"] and "transform" not in params
+    bare = {name.removeprefix("bert."): t for name, t in without("cls.", "pooler").items()}
+    section, params = write(bare, architectures=["BertModel"])
+    assert not section["head"] and "pooler" not in section and "pooler" not in params
+    with pytest.raises(UserError, match=r"unknown: classifier\.weight"):
+        write({**stored, "classifier.weight": np.zeros((2, 32), np.float32)})
+    with pytest.raises(UserError, match=r"missing: bert\.encoder\.layer\.1\.output\.dense\.bias"):
+        write(without("layer.1.output.dense.bias"))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"is_decoder": True},
+        {"add_cross_attention": True},
+        {"position_embedding_type": "relative_key"},
+        {"tie_word_embeddings": False},
+        {"hidden_act": "xielu"},
+    ],
+    ids=lambda option: next(iter(option)),
+)
+def test_what_changes_a_bert_is_refused(pretraining, option):
+    _, stored, write = pretraining
+    with pytest.raises(UserError, match=str(next(iter(option.values())))):
+        write(stored, **option)
