@@ -1,4 +1,4 @@
-"""BERT or RoBERTa by the size's name, on hidden tokens of Wikipedia, your texts or Python's.
+"""BERT or one of its kind by its size, on hidden tokens of Wikipedia, of texts or of Python's.
 
     python -m lm_research train --config=configs/bert.py --workdir=runs/bert
     python -m lm_research train --config=configs/bert.py:size=mini,unit=span --workdir=runs/spans
@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from lm_research.config import knobs, known
-from lm_research.models import bert, distilbert, roberta
+from lm_research.models import albert, bert, distilbert, roberta
 
 FAMILIES = {
+    "albert": ("ALBERT", albert.SIZES),
     "bert": ("BERT", bert.SIZES),
     "distilbert": ("DistilBERT", distilbert.SIZES),
     "roberta": ("RoBERTa", roberta.SIZES),

@@ -27,11 +27,20 @@ SHRUNK = {
         "size=gemma-3-270m,vocab=257,length=16,batch=8,steps=4,source=text",
         {**TINY, "model.head": 8, "data.heldout": 0.2},
     ),
+    "electra": (
+        "vocab=261,width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text",
+        {"data.heldout": 0.2},
+    ),
     "gpt2_small": (
         "width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text",
         {"data.tokenizer.vocab": 257, "data.heldout": 0.2},
     ),
     "quickstart": ("vocab=257,width=16,layers=1,length=16,batch=8,steps=4", {}),
+    "t5": (
+        "vocab=512,width=16,layers=1,length=24,batch=8,steps=4",
+        {"model.heads": 2, "model.head": 8, "data.heldout": 0.2},
+    ),
+    "translation": ("vocab=257,width=16,layers=1,heads=2,length=24,batch=8,steps=4", {}),
     "shakespeare_char": ("width=16,layers=1,length=16,batch=8,steps=4,dispatch=1", {}),
     "xlnet": ("vocab=257,width=16,layers=1,heads=2,length=16,batch=8,steps=4", {}),
 }
@@ -44,7 +53,8 @@ def shrunk(name, directory):
     knobs, fields = SHRUNK[name]
     config = config_flag.loaded(f"{CONFIGS / name}.py:{knobs}")
     config.update_from_flattened_dict({**FIELDS, **fields})
-    config.data.source.paths = str(directory / "text.txt")
+    text = str(directory / "text.txt")
+    config.data.source.paths = f"{text},{text}" if config.data.kind == "Parallel" else text
     return config
 
 
@@ -88,7 +98,12 @@ def test_trains_resumes_and_generates_or_scores(name, tmp_path, monkeypatch):
     + [f"decoder.py:size={size}" for size in DECODERS]
     + [f"bert.py:size={size}" for size in ("tiny", "mini", "small", "medium", "base", "large")]
     + [f"bert.py:family=roberta,size={size},unit=span" for size in ("base", "large")]
-    + ["bert.py:family=distilbert,unit=word"],
+    + ["bert.py:family=distilbert,unit=word"]
+    + [f"electra.py:size={size}" for size in ("small", "base", "large")]
+    + [
+        f"bert.py:family=albert,size={size},pairs=order"
+        for size in ("base", "large", "xlarge", "xxlarge")
+    ],
 )
 def test_as_published_is_an_experiment(argument):
     """Unshrunk: every value is one that the sections take, and samples fit into the context."""

@@ -6,12 +6,13 @@ from absl import flags
 
 
 def define() -> None:
-    """--source, --target, --target_format."""
+    """--source, --target, --target_format, --part."""
     flags.DEFINE_string("source", None, "a run's directory or a Hugging Face directory")
     flags.DEFINE_string("target", None, "a new directory")
     flags.DEFINE_enum(
         "target_format", None, ["run", "huggingface"], "what to write; by default the other format"
     )
+    flags.DEFINE_string("part", None, "of a model of several, such as ELECTRAPair: which to write")
     flags.mark_flags_as_required(["source", "target"])
 
 
@@ -28,6 +29,14 @@ def run(values: flags.FlagValues) -> None:
     to_run = values.target_format == "run" if values.target_format else not restore.is_run(source)
     with mesh.single():
         loaded = restore.open_checkpoint(source)
+        parts = getattr(loaded.model, "parts", ())
+        if values.part is not None and values.part not in parts:
+            has = ", ".join(parts) or "no parts"
+            raise UserError(f"--part={values.part}: the model of {source} has {has}")
+        if values.part is not None:
+            loaded = restore.part_of(loaded, values.part)
+        elif parts and not to_run:
+            raise UserError(f"{source} holds several models; give --part={' or '.join(parts)}")
         if to_run:
             restore.save_run(target, loaded)
             tensors = len(tree.named_leaves(loaded.params))

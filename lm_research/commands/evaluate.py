@@ -10,7 +10,12 @@ from absl import flags
 def define() -> None:
     """--checkpoint, --paths, --length, --batch, --dtype."""
     flags.DEFINE_string("checkpoint", None, "a run's directory or a Hugging Face directory")
-    flags.DEFINE_string("paths", None, "text files to score; by default the run's held-out text")
+    flags.DEFINE_string(
+        "paths",
+        None,
+        "text files to score, or for an encoder-decoder pairs of texts (.tsv, .jsonl, or two "
+        "parallel files); by default the run's held-out text",
+    )
     flags.DEFINE_integer("length", None, "tokens read at once; by default as in training", 1)
     flags.DEFINE_integer("batch", 8, "sequences scored at once", 1)
     flags.DEFINE_string("dtype", None, "float32 or bfloat16; by default as in training")
@@ -22,7 +27,8 @@ def run(values: flags.FlagValues) -> None:
     from lm_research import mesh
     from lm_research.errors import UserError
     from lm_research.evals import HeldOut
-    from lm_research.objectives import Causal, Masked
+    from lm_research.models import EncoderDecoder
+    from lm_research.objectives import Causal, Masked, Seq2Seq
     from lm_research.train.restore import open_checkpoint
 
     with mesh.single(), tempfile.TemporaryDirectory() as scratch:
@@ -30,6 +36,9 @@ def run(values: flags.FlagValues) -> None:
         loaded = open_checkpoint(values.checkpoint, **execution)
         if values.paths is None:
             objective, data = _of_run(Path(values.checkpoint), loaded, values.length)
+        elif isinstance(loaded.model, EncoderDecoder):
+            objective = Seq2Seq(values.length or loaded.model.context or 512)
+            data = _of_pairs(values.paths, loaded, objective.length, Path(scratch))
         else:
             kind = Causal if loaded.model.causal else Masked
             objective = kind(values.length or loaded.model.context or 1024)
@@ -82,3 +91,16 @@ def _of_files(paths: str, loaded: Any, length: int, scratch: Path) -> Any:
     windows = Windows(shards.write(scratch / "shards", texts, loaded.tokenizer), length)
     facts = {"heldout_tokens": windows.tokens, "heldout_bytes": windows.shards.index["bytes"]}
     return Prepared(windows, windows, loaded.tokenizer, facts)
+
+
+def _of_pairs(paths: str, loaded: Any, length: int, scratch: Path) -> Any:
+    """All the pairs of some files, held out."""
+    import types
+
+    from lm_research.data import Pairs, Parallel
+    from lm_research.errors import UserError
+
+    if loaded.tokenizer is None:
+        raise UserError("the checkpoint has no tokenizer, so it cannot read text; use `score`")
+    given = types.SimpleNamespace(train=lambda texts: loaded.tokenizer)
+    return Parallel(Pairs(paths), given, heldout=Pairs(paths)).prepare(scratch / "pairs", length)

@@ -13,8 +13,8 @@ def define() -> None:
     flags.DEFINE_multi_string(
         "prompt",
         [],
-        "text to continue, or token ids with spaces between them where there is no "
-        "tokenizer; may be repeated; without any, a new text begins",
+        "text to continue, or for an encoder-decoder to read, or token ids with spaces between "
+        "them where there is no tokenizer; may be repeated; without any, a new text begins",
     )
     flags.DEFINE_string(
         "input",
@@ -46,7 +46,7 @@ def run(values: flags.FlagValues) -> None:
     from lm_research import log, mesh
     from lm_research.infer.decode import generate
     from lm_research.infer.shapes import check
-    from lm_research.infer.text import encoded
+    from lm_research.infer.text import encoded, request
     from lm_research.train.restore import open_checkpoint
 
     sampler = _sampler(values)
@@ -54,11 +54,11 @@ def run(values: flags.FlagValues) -> None:
         loaded = open_checkpoint(
             values.checkpoint, **({} if values.dtype is None else {"dtype": values.dtype})
         )
-        lines = _requests(values, loaded.tokenizer)
-        prompts = [encoded(line, loaded.tokenizer, begins=True) for line in lines]
+        lines = _requests(values, loaded)
+        prompts = [encoded(line, loaded.tokenizer, request(loaded.model)) for line in lines]
         for line, prompt in zip(lines, prompts):
             check(loaded.model, prompt, line.where, values.length)
-        printer = _printer(values, loaded.tokenizer, prompts)
+        printer = _printer(values, loaded, prompts)
         results = generate(
             loaded.model,
             loaded.params,
@@ -94,21 +94,30 @@ def _sampler(values: flags.FlagValues) -> Any:
         raise UserError(f"--{error}") from None
 
 
-def _requests(values: flags.FlagValues, tokenizer: Any) -> list:
+def _reads(loaded: Any) -> bool:
+    """Whether a prompt is a source to read, and what is written does not go on with it."""
+    from lm_research.models import EncoderDecoder
+
+    return isinstance(loaded.model, EncoderDecoder)
+
+
+def _requests(values: flags.FlagValues, loaded: Any) -> list:
     from lm_research.errors import UserError
     from lm_research.infer.text import Line, lines
 
+    tokenizer = loaded.tokenizer
     found = [_prompt(i, text, tokenizer) for i, text in enumerate(values.prompt, 1)]
     if values.input == "-":
         texts = (line.rstrip("\r\n") for line in sys.stdin)
         found += [Line(f"standard input:{i}", text=text) for i, text in enumerate(texts, 1)]
     elif values.input is not None:
         found += lines(Path(values.input))
-    if not found and values.input is None and tokenizer is not None:
+    if not found and values.input is None and tokenizer is not None and not _reads(loaded):
         found = [Line("the empty prompt", text="")]
     if not found:
+        what = "read" if _reads(loaded) else "continue"
         raise UserError(
-            "there is nothing to continue: give --prompt or --input"
+            f"there is nothing to {what}: give --prompt or --input"
             if tokenizer is not None
             else "the checkpoint has no tokenizer to begin a text with; give token ids: "
             "--prompt='1 2'"
@@ -149,13 +158,16 @@ class _Printer:
         print("" if self.transcript is None else self.transcript.rest())
 
 
-def _printer(values: flags.FlagValues, tokenizer: Any, prompts: list) -> _Printer | None:
+def _printer(values: flags.FlagValues, loaded: Any, prompts: list) -> _Printer | None:
     """Where a single continuation is to be watched."""
     from lm_research.infer.text import Transcript
 
     wanted = sys.stdout.isatty() if values.stream is None else values.stream
     if not wanted or values.output is not None or len(prompts) * values.samples > 1:
         return None
+    tokenizer = loaded.tokenizer
+    if _reads(loaded):
+        return _Printer("", None if tokenizer is None else Transcript(tokenizer, ()))
     if tokenizer is None:
         return _Printer(" ".join(map(str, prompts[0])), None)
     start = values.prompt[0] if values.prompt else ""
@@ -169,12 +181,15 @@ def _heading(values: flags.FlagValues, result: Any, prompts: int) -> str:
 
 
 def _text(loaded: Any, lines: list, prompts: list, result: Any) -> str:
-    """Prompt and continuation, as a reader wants them."""
+    """Prompt and continuation, as a reader wants them; of a source what was written from it."""
     from lm_research.infer.text import continuation
 
     prompt, tokenizer = prompts[result.request], loaded.tokenizer
+    before = () if _reads(loaded) else prompt
     if tokenizer is None:
-        return " ".join(map(str, [*prompt, *result.tokens]))
+        return " ".join(map(str, [*before, *result.tokens]))
+    if _reads(loaded):
+        return continuation(tokenizer, before, result.tokens)
     start = lines[result.request].text
     start = tokenizer.decode(prompt) if start is None else start
     return start + continuation(tokenizer, prompt, result.tokens)
@@ -188,7 +203,8 @@ def _json(loaded: Any, lines: list, prompts: list, result: Any) -> str:
     line, prompt = lines[result.request], prompts[result.request]
     texts = {}
     if loaded.tokenizer is not None:
-        texts = {"text": continuation(loaded.tokenizer, prompt, result.tokens)}
+        before = () if _reads(loaded) else prompt
+        texts = {"text": continuation(loaded.tokenizer, before, result.tokens)}
         if line.text is not None:
             texts = {"prompt": line.text, **texts}
     return json.dumps(

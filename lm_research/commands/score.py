@@ -1,6 +1,7 @@
 """Say how likely a model finds texts, token by token."""
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -8,7 +9,11 @@ from absl import flags
 def define() -> None:
     """--checkpoint, --input, --output, --dtype."""
     flags.DEFINE_string("checkpoint", None, "a run's directory or a Hugging Face directory")
-    flags.DEFINE_string("input", None, '{"text": "..."} or {"tokens": [1, 2, ...]} per line')
+    flags.DEFINE_string(
+        "input",
+        None,
+        '{"text": "..."} or {"tokens": [1, 2, ...]} per line; for an encoder-decoder also "source"',
+    )
     flags.DEFINE_string(
         "output", None, '{"tokens": [...], "logprobs": [null, ...], "sum": ...} per line, in nats'
     )
@@ -23,9 +28,12 @@ def run(values: flags.FlagValues) -> None:
     import json
 
     from lm_research import log, mesh
+    from lm_research.data import Tokenizer
+    from lm_research.errors import UserError
     from lm_research.infer import text
     from lm_research.infer.score import score
     from lm_research.infer.shapes import check
+    from lm_research.models import EncoderDecoder
     from lm_research.train.restore import open_checkpoint
 
     lines = text.lines(Path(values.input))
@@ -33,12 +41,35 @@ def run(values: flags.FlagValues) -> None:
         loaded = open_checkpoint(
             values.checkpoint, **({} if values.dtype is None else {"dtype": values.dtype})
         )
-        sequences = [text.encoded(line, loaded.tokenizer, begins=False) for line in lines]
+        reads = isinstance(loaded.model, EncoderDecoder)
+        encode = Tokenizer.complete if reads else Tokenizer.whole
+        sequences = [text.encoded(line, loaded.tokenizer, encode) for line in lines]
         for line, tokens in zip(lines, sequences):
-            check(loaded.model, tokens, line.where)
-        results = score(loaded.model, loaded.params, sequences, tokenizer=loaded.tokenizer)
+            check(loaded.model.decoder if reads else loaded.model, tokens, line.where)
+        sources = _sources(loaded, lines) if reads else None
+        if not reads and (given := [line.where for line in lines if line.source is not None]):
+            raise UserError(f"{given[0]} has a source, and the model has no encoder to read it")
+        results = score(loaded.model, loaded.params, sequences, sources, loaded.tokenizer)
     log.write_text(Path(values.output), "".join(json.dumps(result) + "\n" for result in results))
     count = sum(x is not None for result in results for x in result["logprobs"])
     total = sum(result["sum"] for result in results)
     mean = f"{-total / count:.4f} nats per token over " if count else ""
     print(f"{mean}{count:,} tokens of {len(results):,} lines: {values.output}")
+
+
+def _sources(loaded: Any, lines: list) -> list:
+    """The tokens of each line's source."""
+    from lm_research.data import Tokenizer
+    from lm_research.errors import UserError
+    from lm_research.infer import text
+    from lm_research.infer.shapes import check
+
+    sources = []
+    for line in lines:
+        if line.source is None:
+            raise UserError(
+                f'{line.where} has no source; this model takes {{"source": ..., "text": ...}}'
+            )
+        sources.append(text.encoded(line.source, loaded.tokenizer, Tokenizer.complete))
+        check(loaded.model, sources[-1], line.source.where)
+    return sources

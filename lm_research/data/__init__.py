@@ -1,6 +1,7 @@
 """Data: sources of records, tokenizers, and the way from text to packed windows of tokens."""
 
 from lm_research.data.pack import Packed, Prepared
+from lm_research.data.pairs import Pairs, Parallel, TokenPairs
 from lm_research.data.python_docs import PythonDocs
 from lm_research.data.source import Memory, Mix, Slice, Source
 from lm_research.data.text import Documents, TextFiles
@@ -17,6 +18,8 @@ __all__ = [
     "Memory",
     "Mix",
     "Packed",
+    "Pairs",
+    "Parallel",
     "Prepared",
     "Pretrained",
     "PythonDocs",
@@ -24,6 +27,7 @@ __all__ = [
     "Source",
     "TFDS",
     "TextFiles",
+    "TokenPairs",
     "Tokenizer",
     "Windows",
 ]

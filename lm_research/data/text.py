@@ -102,14 +102,14 @@ class TextFiles:
         if not held or held[0][0] != number:
             for _, file in held:
                 file.close()
-            held[:] = [(number, _opened(self.files[number]))]
+            held[:] = [(number, opened(self.files[number]))]
         file = held[0][1]
         file.seek(start)
         return file.read(stop - start)
 
     def _documents(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
         try:
-            with _opened(path) as file:
+            with opened(path) as file:
                 if _lines(path):
                     spans = _lines_of(file)
                 else:
@@ -141,7 +141,7 @@ class TextFiles:
 
     def _line(self, path: Path, place: int) -> int:
         start = int(self._spans[self.files.index(path)][0][place])
-        with _opened(path) as file:
+        with opened(path) as file:
             return 1 + sum(chunk.count(b"\n") for chunk in _chunks(file, start))
 
 
@@ -175,7 +175,8 @@ def _lines(path: Path) -> bool:
     return path.name.endswith((".jsonl", ".jsonl.gz"))
 
 
-def _opened(path: Path) -> IO[bytes]:
+def opened(path: Path) -> IO[bytes]:
+    """A file that may be compressed."""
     return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
 
 

@@ -95,6 +95,28 @@ class Tokenizer:
             return self.encode(text)
         return np.array(self._tokenizer.encode(text, add_special_tokens=True).ids, np.int32)
 
+    @functools.cached_property
+    def frame(self) -> tuple[np.ndarray, np.ndarray]:
+        """int32 ids before and after a text that an encoder-decoder reads or writes.
+
+        They are those of `whole`, or where it adds none, the end of a text after it.
+        """
+        bare, framed = self.encode("a"), self.whole("a")
+        if len(bare) == len(framed):
+            return framed[:0], np.array([] if self.eos is None else [self.eos], np.int32)
+        places = range(len(framed) - len(bare) + 1)
+        begin = next(i for i in places if (framed[i : i + len(bare)] == bare).all())
+        return framed[:begin], framed[begin + len(bare) :]
+
+    def complete(self, text: str) -> np.ndarray:
+        """int32 ids of a whole text, as an encoder-decoder reads or writes it.
+
+        Raises:
+          UserError: a character is unknown to it.
+        """
+        before, after = self.frame
+        return np.concatenate([before, self.encode(text), after])
+
     def prompt(self, text: str) -> np.ndarray:
         """int32 ids from which a model continues `text`; an empty one begins a new text.
 

@@ -103,7 +103,8 @@ def load(directory: str | Path, model: nn.Module) -> Any:
     boxed = names.abstract(model)
     given = names.parameters(boxed)
     candidates = _families(_config(directory), directory)
-    family = min(candidates, key=lambda family: len(names.strangers(family, given)))
+    misfit = lambda family: (len(names.strangers(family, given)), names.lacking(family, given))
+    family = min(candidates, key=misfit)
     layout = names.layout(family, given)
     stored = Stored(directory)
     found = _found(stored, family)
@@ -147,13 +148,18 @@ def _read(
 def _config(directory: Path, name: str = "config.json") -> dict[str, Any]:
     path = directory / name
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_hook=_number)
     except FileNotFoundError:
         if name != "config.json":
             return {}
         raise UserError(f"{directory} has no config.json; give a Hugging Face directory") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from None
+
+
+def _number(value: dict[str, Any]) -> Any:
+    """An object of a config, which may stand for a number that JSON lacks, such as infinity."""
+    return float(value["__float__"]) if value.keys() == {"__float__"} else value
 
 
 def _family(config: Mapping[str, Any], directory: Path) -> Family:

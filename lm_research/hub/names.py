@@ -172,8 +172,13 @@ def fitting(section: Mapping[str, Any], given: Mapping[str, Parameter]) -> Famil
             for family, found in zip(candidates, differences)
         )
         raise UserError(f"this {kind} is none of Hugging Face's, which differ in {reasons}")
+    return min(fits, key=lambda family: lacking(family, given))
+
+
+def lacking(family: Family, given: Mapping[str, Parameter]) -> int:
+    """How many parameters of a family a model does without."""
     has = _places(given)
-    return min(fits, key=lambda family: sum(row.ours not in has for row in family.rows))
+    return sum(row.ours not in has for row in family.rows)
 
 
 def strangers(family: Family, given: Mapping[str, Parameter]) -> list[str]:

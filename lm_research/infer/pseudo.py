@@ -37,9 +37,11 @@ def pseudo_score(
       As `score`; None for special tokens.
 
     Raises:
-      UserError: there is no mask token.
+      UserError: there is no mask token, or no vocabulary head.
     """
     mask = getattr(tokenizer, "mask", None)
+    if not getattr(model, "predicts", True):
+        raise UserError("an encoder scores tokens with a vocabulary head, and this one has none")
     if mask is None:
         raise UserError("an encoder scores tokens by masking them; its tokenizer has no mask token")
     roles = ("cls", "sep", "pad", "bos", "eos", "mask")

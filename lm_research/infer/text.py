@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
+from lm_research.data import Tokenizer
 from lm_research.errors import UserError
+from lm_research.models import EncoderDecoder
 
 HALF = "\ufffd"  # what a tokenizer makes of bytes that are no whole character
 
@@ -21,15 +24,19 @@ class Line:
       where: its file and line, for messages.
       text: or None where it came as tokens.
       tokens: or None where it came as text.
+      source: what a text to score was written from, where it says so.
     """
 
     where: str
     text: str | None = None
     tokens: np.ndarray | None = None
+    source: "Line | None" = None
 
 
 def lines(path: Path) -> list[Line]:
     """The requests in a file of JSON lines, {"text": "..."} or {"tokens": [1, 2]} each.
+
+    A line may also have a "source", as text or tokens.
 
     Raises:
       UserError: there is no such file, or nothing in it, or a line is neither; names file and line.
@@ -59,23 +66,38 @@ def _line(where: str, line: str) -> Line:
     keys = {"text", "tokens"} & set(value) if isinstance(value, dict) else set()
     if len(keys) != 1:
         raise UserError(f"{where} is {line[:60]}; {takes}")
-    if "text" in value:
-        if not isinstance(value["text"], str):
+    source = None
+    if "source" in value:
+        kind = "text" if isinstance(value["source"], str) else "tokens"
+        source = _part(f"{where} (source)", kind, value["source"], takes)
+    [key] = keys
+    return dataclasses.replace(_part(where, key, value[key], takes), source=source)
+
+
+def _part(where: str, key: str, value: Any, takes: str) -> Line:
+    if key == "text":
+        if not isinstance(value, str):
             raise UserError(f"{where} has a text that is no string; {takes}")
-        return Line(where, text=value["text"])
-    tokens = value["tokens"]
-    if not isinstance(tokens, list) or not all(type(t) is int and 0 <= t < 2**31 for t in tokens):
+        return Line(where, text=value)
+    if not isinstance(value, list) or not all(type(t) is int and 0 <= t < 2**31 for t in value):
         raise UserError(f"{where} has tokens that are no list of ids; {takes}")
-    return Line(where, tokens=np.array(tokens, np.int32))
+    return Line(where, tokens=np.array(value, np.int32))
 
 
-def encoded(line: Line, tokenizer: Any, begins: bool) -> np.ndarray:
+def request(model: nn.Module) -> Callable[[Tokenizer, str], np.ndarray]:
+    """How a model takes a text: as what it continues, or as a source to write another from."""
+    return Tokenizer.complete if isinstance(model, EncoderDecoder) else Tokenizer.prompt
+
+
+def encoded(
+    line: Line, tokenizer: Any, encode: Callable[[Tokenizer, str], np.ndarray]
+) -> np.ndarray:
     """The tokens of a request.
 
     Args:
       line: the request.
       tokenizer: None where the checkpoint has none.
-      begins: whether a model continues it, so that an empty text begins a new one.
+      encode: the tokenizer's way to do so.
 
     Raises:
       UserError: it is text, and there is no tokenizer or it does not know a character.
@@ -92,7 +114,7 @@ def encoded(line: Line, tokenizer: Any, begins: bool) -> np.ndarray:
     except UnicodeEncodeError:
         raise UserError(f"{line.where} is not Unicode text; give it as UTF-8") from None
     try:
-        return tokenizer.prompt(line.text) if begins else tokenizer.whole(line.text)
+        return encode(tokenizer, line.text)
     except UserError as error:
         raise UserError(f"{line.where}: {error}") from None
 

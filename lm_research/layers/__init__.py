@@ -21,9 +21,10 @@ from lm_research.layers.mlp import ACTIVATIONS, MLP, GatedMLP
 from lm_research.layers.norm import LayerNorm, RMSNorm
 from lm_research.layers.output import Head, Output, Transform
 from lm_research.layers.position import ALiBi, Bias, Learned, RelativeBias, Rotary, Sinusoidal
+from lm_research.layers.recurrent import Recurrent, RecurrentBlock, StateSpace
 from lm_research.layers.relative import RelativeAttention
 from lm_research.layers.scaling import LinearScaling, Llama3Scaling, YaRN
-from lm_research.layers.stack import Block, Stack, separated
+from lm_research.layers.stack import Block, Repeated, Stack, separated
 from lm_research.layers.tap import Patch, tap
 
 __all__ = [
@@ -48,11 +49,15 @@ __all__ = [
     "Output",
     "Patch",
     "RMSNorm",
+    "Recurrent",
+    "RecurrentBlock",
     "RelativeAttention",
     "RelativeBias",
+    "Repeated",
     "Rotary",
     "Sinusoidal",
     "Stack",
+    "StateSpace",
     "Transform",
     "YaRN",
     "stream_dtype",

@@ -81,17 +81,19 @@ class Output:
 
     Attributes:
       hidden: the trunk's last hidden states.
-      head: makes logits of them.
+      head: makes logits of them; None where a model predicts no tokens.
       cache: the extended cache, where one was given.
       pooled: of the first token, where the model has a pooler.
       pair: logits of the two ways in which two texts of a row may belong together.
+      replaced: logits of each token's having been replaced, where the model has a detector.
     """
 
     hidden: Array  # [B, T, D]
-    head: Head
+    head: Head | None
     cache: Any = None
     pooled: Array | None = None  # [B, D]
     pair: Array | None = None  # [B, 2]
+    replaced: Array | None = None  # [B, T]
 
     @property
     def logits(self) -> Array:

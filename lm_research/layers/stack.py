@@ -139,9 +139,7 @@ class Stack(nn.Module):
         """Runs the blocks on x [B, T, D]; `cache` has a state per layer, `given` goes to each."""
         if self.execution == "separate":
             return self._separate(x, cache, given)
-        unroll = self.execution == "unroll" or (
-            self.execution == "auto" and jax.default_backend() == "cpu" and self.layers <= UNROLLED
-        )
+        unroll = unrolled(self.execution, self.layers)
         log.note(stack="unrolled" if unroll else "scanned", remat=self.remat)
         states = ()
         for names, repeats in runs(self.layers, len(self.period)):
@@ -183,6 +181,45 @@ class Stack(nn.Module):
         return tuple(
             self.period[i % len(self.period)].init_cache(batch, length) for i in range(self.layers)
         )
+
+
+class Repeated(nn.Module):
+    """A block several times over: layers that share their parameters (Lan et al., 2020).
+
+    Attributes:
+      block: what is repeated.
+      times: how often.
+      execution, remat: as of a `Stack`, but that nothing is ever `separate`.
+    """
+
+    block: nn.Module
+    times: int
+    execution: Execution = "auto"
+    remat: Remat = "none"
+
+    @nn.compact
+    def __call__(self, x: Array, cache: Any, *given: Any) -> tuple[Array, Any]:
+        """Runs the block on x [B, T, D] again and again; states in `cache` are stacked."""
+        scan = nn.scan(
+            lambda block, x, state: _rematerialized(self.remat)(block, x, state, *given),
+            variable_axes={"taps": 0, "patches": 0, "intermediates": 0},
+            variable_broadcast="params",
+            split_rngs={"params": False, "dropout": True},
+            length=self.times,
+            unroll=self.times if unrolled(self.execution, self.times) else 1,
+        )
+        return scan(self.block, x, cache)
+
+    def init_cache(self, batch: int, length: int) -> Any:
+        """An empty state for each time, stacked."""
+        state = self.block.init_cache(batch, length)
+        return jax.tree.map(lambda a: jnp.broadcast_to(a, (self.times, *a.shape)), state)
+
+
+def unrolled(execution: Execution, layers: int) -> bool:
+    """Whether so many layers are unrolled."""
+    shallow = jax.default_backend() == "cpu" and layers <= UNROLLED
+    return execution in ("unroll", "separate") or (execution == "auto" and shallow)
 
 
 def runs(layers: int, period: int) -> list[tuple[tuple[str, ...], int]]:

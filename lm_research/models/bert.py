@@ -52,7 +52,7 @@ def BERT(
       width, layers, heads, hidden: D, L, N and F; the head size is D / N, and F None is 4 D.
       context: how many positions there are.
       types: how many types of tokens: the two texts of a pair.
-      head: whether the vocabulary head is that of masked language models.
+      head: whether there is a vocabulary head.
       pooler: whether the first hidden state is pooled.
       pair: whether there is a classifier of pairs, and a pooler for it.
       epsilon: of the norms.

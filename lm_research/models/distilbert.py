@@ -38,7 +38,7 @@ def DistilBERT(
       vocab: V.
       width, layers, heads, hidden: D, L, N and F; the head size is D / N, and F None is 4 D.
       context: how many positions there are.
-      head: whether the vocabulary head is that of masked language models.
+      head: whether there is a vocabulary head.
       dropout: rate on embeddings and on what blocks add to the stream.
       attention_dropout: rate on the weights that attention gives to keys.
       deviation: of the initial weights.

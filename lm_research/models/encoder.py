@@ -5,12 +5,12 @@ from typing import Any, Literal
 
 import flax.linen as nn
 
-from lm_research.layers import MLP, Attention, Block, LayerNorm, Learned, Stack
+from lm_research.layers import MLP, Attention, Block, LayerNorm, Learned, Repeated, Stack
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
 from lm_research.models.family import Row, our_activation, their_activation
-from lm_research.models.heads import HeadTransform, Pooler
+from lm_research.models.heads import Detector, HeadTransform, Pooler
 from lm_research.models.transformer import Transformer
 
 
@@ -37,6 +37,8 @@ def encoder(
     head: bool = True,
     head_activation: Activation | None = None,
     pooler: Pooler | None = None,
+    detector: Detector | None = None,
+    shared: int | None = None,
 ) -> Transformer:
     """A Transformer whose tokens see each other, with a norm after each part (Devlin et al., 2019).
 
@@ -52,18 +54,22 @@ def encoder(
       deviation: of the initial weights.
       dtype: of the products' operands.
       offset: rows of the table of positions before the first one.
-      embedding_width: C, where it is not D.
-      head: whether the vocabulary head transforms hidden states and has a bias.
+      embedding_width: C, from which a product makes D; None is D itself.
+      head: whether there is a vocabulary head, which transforms hidden states and has a bias.
       head_activation: of that transform; None is that of the MLPs.
       pooler: reads the first hidden state.
+      detector: tells of each token whether it was replaced.
+      shared: how many layers after one another share their parameters; None is that none do.
 
     Raises:
-      ValueError: the width is not a multiple of the heads.
+      ValueError: the width is not a multiple of the heads, or the layers are not one of `shared`.
     """
     if width % heads:
         raise ValueError(f"width {width} is not a multiple of heads {heads}")
+    if layers % (shared or 1):
+        raise ValueError(f"{layers} layers do not divide into groups of {shared}")
     normal = nn.initializers.normal(deviation)
-    shared = dict(initializer=normal, out_initializer=normal, dtype=dtype)
+    products = dict(initializer=normal, out_initializer=normal, dtype=dtype)
     attention = Attention(
         heads,
         heads,
@@ -72,12 +78,13 @@ def encoder(
         out_bias=True,
         dropout=attention_dropout,
         kernel=kernel,
-        **shared,
+        **products,
     )
-    mlp = MLP(hidden or 4 * width, activation, **shared)
+    mlp = MLP(hidden or 4 * width, activation, **products)
     block = Block(attention, mlp, LayerNorm(epsilon), wiring="post", dropout=dropout)
-    narrow = embedding_width not in (None, width)
-    letter = "C" if narrow else "D"
+    if shared is not None:  # saves activations within what it repeats
+        block, layers, remat = Repeated(block, shared, execution, remat), layers // shared, "none"
+    letter = "D" if embedding_width is None else "C"
     transform = HeadTransform(
         head_activation or activation, epsilon, initializer=normal, dtype=dtype
     )
@@ -92,22 +99,24 @@ def encoder(
         dtype=dtype,
         types=types,
         embedding_norm=LayerNorm(epsilon, letter=letter),
-        embedding_width=embedding_width if narrow else None,
+        embedding_width=embedding_width,
+        predicts=head,
         transform=transform if head else None,
         head_bias=head,
         pooler=pooler,
+        detector=detector,
     )
 
 
-def trunk(prefix: str) -> tuple[Row, ...]:
-    """The tensors of embeddings and blocks as BERT, RoBERTa and ELECTRA call them."""
+def trunk(prefix: str, letter: str = "D") -> tuple[Row, ...]:
+    """The tensors of embeddings, as wide as `letter`, and blocks as BERT and its kind call them."""
     embeddings, layer = f"{prefix}embeddings.", f"{prefix}encoder.layer.{{L}}."
     return (
-        Row("embedding/table", f"{embeddings}word_embeddings.weight", "VD"),
-        Row("position/table", f"{embeddings}position_embeddings.weight", "TD"),
-        Row("type_embedding/table", f"{embeddings}token_type_embeddings.weight", "_D"),
-        Row("embedding_norm/scale", f"{embeddings}LayerNorm.weight", "D"),
-        Row("embedding_norm/bias", f"{embeddings}LayerNorm.bias", "D"),
+        Row("embedding/table", f"{embeddings}word_embeddings.weight", f"V{letter}"),
+        Row("position/table", f"{embeddings}position_embeddings.weight", f"T{letter}"),
+        Row("type_embedding/table", f"{embeddings}token_type_embeddings.weight", f"_{letter}"),
+        Row("embedding_norm/scale", f"{embeddings}LayerNorm.weight", letter),
+        Row("embedding_norm/bias", f"{embeddings}LayerNorm.bias", letter),
         Row("stack/blocks/attention/query/kernel", f"{layer}attention.self.query.weight", "(NH)D"),
         Row("stack/blocks/attention/query/bias", f"{layer}attention.self.query.bias", "(NH)"),
         Row("stack/blocks/attention/key/kernel", f"{layer}attention.self.key.weight", "(KH)D"),

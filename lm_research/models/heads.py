@@ -1,4 +1,4 @@
-"""What models add to a trunk: a transform before the vocabulary, and a pooler of whole texts."""
+"""What models add to a trunk: a transform before the vocabulary, a pooler, a detector."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lm_research.layers import Dropout, Einsum, Transform
 from lm_research.layers.einsum import Initializer
-from lm_research.layers.mlp import Activation
+from lm_research.layers.mlp import ACTIVATIONS, Activation
 
 Array = jax.Array
 
@@ -75,3 +75,28 @@ class Pooler(nn.Module):
         zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None,))
         kernel, bias = self.param("kernel", init, (D, 2)), self.param("bias", zeros, (2,))
         return pooled, Dropout(self.dropout)(pooled).astype(jnp.float32) @ kernel + bias
+
+
+class Detector(nn.Module):
+    """Whether each token was replaced (Clark et al., 2020): dense, activation and one number.
+
+    Attributes:
+      activation: between the products.
+      initializer: initializer of both.
+      dtype: of the first product's operands.
+    """
+
+    activation: Activation = "gelu"
+    initializer: Initializer = nn.initializers.normal(0.02)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, hidden: Array) -> Array:  # [B, T, D] -> [B, T]
+        """Logits, in float32."""
+        D = hidden.shape[-1]
+        dense = Einsum("BTD,DC->BTC", (D, D), True, self.initializer, self.dtype, name="dense")
+        x = ACTIVATIONS[self.activation](dense(hidden)).astype(jnp.float32)
+        init = nn.with_logical_partitioning(self.initializer, ("C", None))
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None,))
+        kernel, bias = self.param("kernel", init, (D, 1)), self.param("bias", zeros, (1,))
+        return (x @ kernel + bias)[..., 0]

@@ -46,7 +46,7 @@ def RoBERTa(
       context: how many positions there are.
       offset: rows of the table of positions before the first one: the id of padding, plus 1.
       types: how many types of tokens.
-      head: whether the vocabulary head is that of masked language models.
+      head: whether there is a vocabulary head.
       pooler: whether the first hidden state is pooled.
       epsilon: of the norms.
       dropout: rate on embeddings and on what blocks add to the stream.

@@ -21,7 +21,7 @@ from lm_research.layers import (
     stream_dtype,
     tap,
 )
-from lm_research.models.heads import HeadTransform, Pooler
+from lm_research.models.heads import Detector, HeadTransform, Pooler
 
 Array = jax.Array
 
@@ -66,9 +66,11 @@ class Transformer(nn.Module):
       embedding_norm: of what the embeddings add up to.
       embedding_width: C, of a factorised embedding (Lan et al., 2020), which a product widens to D;
         None is D.
+      predicts: whether there is a vocabulary head.
       transform: what the head does to hidden states before the product; `head_bias`: whether it has
         a bias.
       pooler: reads the first hidden state, for whole texts and pairs of them.
+      detector: tells of each token whether it was replaced.
     """
 
     vocab: int
@@ -88,9 +90,11 @@ class Transformer(nn.Module):
     types: int = 0
     embedding_norm: nn.Module | None = None
     embedding_width: int | None = None
+    predicts: bool = True
     transform: HeadTransform | None = None
     head_bias: bool = False
     pooler: Pooler | None = None
+    detector: Detector | None = None
 
     @nn.compact
     def __call__(
@@ -104,6 +108,7 @@ class Transformer(nn.Module):
         memory: Array | None = None,  # [B, S, D]
         memory_mask: Mask | None = None,
         table: Array | None = None,  # [V, D]
+        type_table: Array | None = None,  # [types, D]
     ) -> Output:
         """Reads tokens, after those in `cache` where there is one.
 
@@ -116,24 +121,26 @@ class Transformer(nn.Module):
           cache: from `init_cache` or an earlier `Output`.
           types: of each token, such as which of two texts it is from; by default 0.
           memory, memory_mask: an encoder's output, for blocks that attend to it.
-          table: the embedding, where it is another's, too.
+          table, type_table: the embeddings, where they are another's, too.
         """
         if position is None:
             position = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         mask = (mask or Mask()).replace(causal=self.causal)
-        table, x, bias = self._embedded(tokens, position, types, table)
+        table, x, bias = self._embedded(tokens, position, types, table, type_table)
         bias = bias if bias is None or cache else bias.of_slots(tokens.shape[1])
         x = tap(self, "embedded", shard(x, ("B", "T", "D")))
         x, cache = self.stack(x, cache, position, mask, bias, memory, memory_mask)
         if self.norm is not None:
             x = self.norm(x)
         pooled, pair = (None, None) if self.pooler is None else self.pooler(x)
-        return Output(x, self._head(table, x), cache, pooled, pair)
+        replaced = None if self.detector is None else self.detector(x)
+        head = self._head(table, x) if self.predicts else None
+        return Output(x, head, cache, pooled, pair, replaced)
 
-    def _embedded(self, tokens, position, types, table) -> tuple[Array, Array, Any]:
+    def _embedded(self, tokens, position, types, table, type_table) -> tuple[Array, Array, Any]:
         """The embedding table, what the tokens are embedded as, and a bias for attention."""
         width = self.embedding_width or self.width
-        letter = "D" if width == self.width else "C"
+        letter = "D" if self.embedding_width is None else "C"
         if table is None:
             table = Table(self.vocab, width, self.deviation, ("V", letter), name="embedding")()
         # The lookup wants D whole: otherwise XLA rematerializes the table on every device.
@@ -146,9 +153,12 @@ class Transformer(nn.Module):
         elif self.position is not None:
             bias = self.position()
         if self.types:
-            kinds = Table(self.types, width, self.deviation, (None, letter), name="type_embedding")
+            if type_table is None:
+                axes = None, letter
+                kinds = Table(self.types, width, self.deviation, axes, name="type_embedding")
+                type_table = kinds()
             types = jnp.zeros_like(tokens) if types is None else types
-            x = x + jnp.take(shard(kinds(), (None, None)), types, 0, mode="clip")
+            x = x + jnp.take(shard(type_table, (None, None)), types, 0, mode="clip")
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         x = Dropout(self.dropout)(x.astype(stream_dtype(self.dtype)))

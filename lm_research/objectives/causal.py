@@ -9,6 +9,7 @@ import numpy as np
 
 from lm_research.layers import Mask
 from lm_research.metrics import Mean
+from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.two_stream import TwoStream
 from lm_research.objectives.token_loss import token_loss
 
@@ -39,6 +40,8 @@ class Causal:
         """Why this cannot train `model`; empty where it can."""
         if isinstance(model, TwoStream):
             return "its second stream is what predicts; use Permutation"
+        if isinstance(model, EncoderDecoder):
+            return "it reads a source, and Causal has none; use SpanCorruption or Seq2Seq"
         return "" if model.causal else "an encoder sees the token that it would have to predict"
 
     def bound(self, tokenizer: Any) -> "Causal":

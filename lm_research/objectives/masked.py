@@ -91,8 +91,9 @@ class Masked:
 
     def refusal(self, model: nn.Module) -> str:
         """Why this cannot train `model`; empty where it can."""
-        causal = getattr(model, "causal", True)
-        return "its tokens do not see those after them; take an encoder" if causal else ""
+        if getattr(model, "causal", True):
+            return "its tokens do not see those after them; take an encoder"
+        return "" if getattr(model, "predicts", True) else "it has no head that predicts tokens"
 
     def bound(self, tokenizer: Any) -> "Masked":
         """This objective, with the special tokens and the words of a tokenizer.
@@ -201,7 +202,7 @@ class Masked:
         """Total loss in nats and weight over the batch's [B, P] hidden tokens."""
         return self.loss(self.read(model, params, batch, rngs), batch)
 
-    def read(self, model, params, batch, rngs) -> Output:
+    def read(self, model, params, batch, rngs, **options) -> Output:
         """What the model says of all the tokens."""
         segments = batch.get("segments")
         return model.apply(
@@ -211,6 +212,7 @@ class Masked:
             mask=None if segments is None else Mask(segments=(segments, segments)),
             types=batch.get("types"),
             rngs=rngs,
+            **options,
         )
 
     def loss(self, output: Output, batch: dict[str, Array]) -> dict[str, Mean]:

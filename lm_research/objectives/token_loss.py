@@ -43,7 +43,7 @@ def token_loss(
     B, T = targets.shape
     V = output.head.kernel.shape[0]
     if chunk is None:
-        chunk = max(d for d in range(1, T + 1) if T % d == 0 and (d == 1 or d * B * V <= LOGITS))
+        chunk = largest_chunk(B, T, V)
     if T % chunk:
         raise ValueError(f"chunk {chunk} does not divide {T} positions")
     loss, cross_entropy = _totals(
@@ -53,6 +53,12 @@ def token_loss(
     if z_loss or smoothing:
         metrics["cross_entropy"] = Mean(cross_entropy, weights.sum())
     return metrics
+
+
+def largest_chunk(rows: int, length: int, vocab: int) -> int:
+    """As many positions as `LOGITS` allows, and at least one, among the divisors of `length`."""
+    divisors = (d for d in range(length, 0, -1) if length % d == 0)
+    return next(d for d in divisors if d == 1 or d * rows * vocab <= LOGITS)
 
 
 def _chunk_totals(z_loss, smoothing, hidden, head: Head, targets, weights):

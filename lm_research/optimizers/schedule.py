@@ -13,8 +13,9 @@ class Schedule:
     Attributes:
       peak: the highest learning rate.
       warmup: steps of linear growth from 0 to the peak.
-      shape: after warm-up: constant; linear or cosine decay to the end of the run; or `wsd`,
-        constant and then a linear decay over the last part (warmup-stable-decay, Hu et al., 2024).
+      shape: after warm-up: constant; linear or cosine decay to the end of the run; `wsd`,
+        constant and then a linear decay over the last part (warmup-stable-decay, Hu et al., 2024);
+        or `rsqrt`, one over the square root of the step, whatever `final` (Vaswani et al., 2017).
       final: the last learning rate, as a fraction of the peak.
       cooldown: the part of the run over which `wsd` decays.
       clip: the gradient's global norm is scaled down to this; None leaves it.
@@ -22,7 +23,7 @@ class Schedule:
 
     peak: float
     warmup: int = 0
-    shape: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
+    shape: Literal["constant", "linear", "cosine", "wsd", "rsqrt"] = "cosine"
     final: float = 0.1
     cooldown: float = 0.2
     clip: float | None = 1.0
@@ -34,14 +35,15 @@ class Schedule:
     def learning_rate(self, steps: int) -> optax.Schedule:
         """The learning rate as a function of the step, for a run of `steps` steps."""
         peak, end, rest = self.peak, self.peak * self.final, max(1, steps - self.warmup)
+        start = max(1, self.warmup)
         if self.shape == "wsd":
             decay = max(1, round(steps * self.cooldown))
-            start = max(0, steps - self.warmup - decay)
-            body = optax.linear_schedule(peak, end, decay, start)
+            body = optax.linear_schedule(peak, end, decay, max(0, rest - decay))
         else:
             body = {
                 "constant": optax.constant_schedule(peak),
                 "linear": optax.linear_schedule(peak, end, rest),
+                "rsqrt": lambda step: peak * (start / (start + step)) ** 0.5,
                 "cosine": optax.cosine_decay_schedule(peak, rest, self.final),
             }[self.shape]
         if not self.warmup:

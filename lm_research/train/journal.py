@@ -15,6 +15,8 @@ from lm_research.errors import Stopped, UserError
 from lm_research.hub.names import abstract
 from lm_research.infer.decode import generate
 from lm_research.infer.sample import Sampler
+from lm_research.infer.text import request
+from lm_research.models import EncoderDecoder
 from lm_research.train.experiment import Experiment
 from lm_research.train.flops import CONVENTION, flops_per_token, peak_flops
 from lm_research.train.step import State
@@ -148,7 +150,8 @@ class Journal:
     def sampled(self, step: int, params: Any) -> None:
         """Continues the prompts and appends the texts to samples.md."""
         settings, tokenizer = self.x.log.samples, self.data.tokenizer
-        prompts = [tokenizer.prompt(text) for text in settings.prompts]
+        encode = request(self.x.model)
+        prompts = [encode(tokenizer, text) for text in settings.prompts]
         results = generate(
             self.x.model,
             params,
@@ -215,7 +218,9 @@ def check_samples(x: Experiment, tokenizer: Any) -> None:
     if not settings.every or context is None:
         return
     for text in settings.prompts:
-        if (count := len(tokenizer.prompt(text))) + settings.length > context:
+        # A source takes no room of what is written from it.
+        count = 0 if isinstance(x.model, EncoderDecoder) else len(tokenizer.prompt(text))
+        if count + settings.length > context:
             raise UserError(
                 f"the prompt {text[:40]!r} of log.samples has {count} tokens, and "
                 f"log.samples.length {settings.length} more; the model's context is {context}"

@@ -19,7 +19,7 @@ from lm_research.train.experiment import CONTENTS, experiment
 from lm_research.train.step import Trainer
 
 # What an experiment says of a model that it starts from: how to run it, not what it is.
-EXECUTION = ("dtype", "dropout", "execution", "remat", "kernel")
+EXECUTION = ("dtype", "dropout", "attention_dropout", "execution", "remat", "kernel")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +114,13 @@ def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:
         params, meta = checkpoint.load_params(path / "checkpoints", _places(model))
         eos, context = tuple(stored.get("eos", eos)), stored.get("context")
     return loaded(params=params, eos=eos, context=context, step=int(meta["step"]))
+
+
+def part_of(loaded: Loaded, name: str) -> Loaded:
+    """One of the models that a model is made of, by itself."""
+    section, params = loaded.model.part(name, loaded.section, loaded.params)
+    model = config.build(section, CONTENTS, "model")
+    return dataclasses.replace(loaded, model=model, params=params, section=section)
 
 
 def save_run(path: str | Path, loaded: Loaded) -> None:

@@ -44,5 +44,8 @@ def test_scores_are_those_of_one_row_at_a_time(params):
 def test_what_an_encoder_cannot_do_is_refused(params):
     with pytest.raises(UserError, match="no mask token"):
         score(MODEL, params, [[1, 2]])
+    headless = MODEL.clone(predicts=False)
+    with pytest.raises(UserError, match="this one has none"):
+        score(headless, params, [[1, 2]], tokenizer=TOKENIZER)
     with pytest.raises(UserError, match="does not continue texts"):
         generate(MODEL, params, [[1, 2]], length=3)

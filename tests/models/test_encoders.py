@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -49,6 +50,25 @@ CASES |= {
     "distilbert": ("DistilBertForMaskedLM", DISTILBERT),
     "distilbert_unusual": ("DistilBertForMaskedLM", DISTILBERT | {"activation": "relu"}),
     "distilbert_bare": ("DistilBertModel", DISTILBERT),
+}
+ALBERT = BERT | {"embedding_size": 16, "num_hidden_layers": 4, "hidden_dropout_prob": 0.1}
+CASES |= {
+    "albert": ("AlbertForMaskedLM", ALBERT),
+    "albert_groups": ("AlbertForMaskedLM", ALBERT | UNUSUAL | {"num_hidden_groups": 2}),
+    "albert_wide": (
+        "AlbertForMaskedLM",
+        ALBERT | {"embedding_size": 32, "num_hidden_groups": 4, "hidden_act": "gelu"},
+    ),
+    "albert_pretraining": ("AlbertForPreTraining", ALBERT),
+    "albert_pooled": ("AlbertModel", ALBERT),
+}
+ELECTRA = BERT | {"embedding_size": 16}
+CASES |= {
+    "electra": ("ElectraForPreTraining", ELECTRA),
+    "electra_wide": ("ElectraForPreTraining", ELECTRA | UNUSUAL | {"embedding_size": 32}),
+    "electra_generator": ("ElectraForMaskedLM", ELECTRA | UNUSUAL),
+    "electra_generator_wide": ("ElectraForMaskedLM", ELECTRA | {"embedding_size": 32}),
+    "electra_bare": ("ElectraModel", ELECTRA),
 }
 LENGTH = 24  # the whole context
 ROWS = (24, 17, 2)  # tokens in each row of a padded batch
@@ -99,6 +119,12 @@ class Reference:
             if name in found and found[name] is not None
         ]
 
+    def main(self, output):
+        """What theirs is called by: detected tokens, logits or hidden states."""
+        if output.replaced is not None:
+            return output.replaced
+        return output.logits if self.section.get("head", True) else output.hidden
+
     def ours_of(self, params, tokens, present, types):
         """The same of ours."""
         output = self.ours.apply(
@@ -108,8 +134,7 @@ class Reference:
             mask=Mask(segments=(present, present)),
             **({"types": types} if self.types else {}),
         )
-        main = output.logits if self.section.get("head", True) else output.hidden
-        return [main] + [x for x in (output.pair, output.pooled) if x is not None][:1]
+        return [self.main(output)] + [x for x in (output.pair, output.pooled) if x is not None][:1]
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -146,22 +171,17 @@ def test_outputs_and_every_gradient(reference, side):
         theirs = theirs[:1]  # they pool what stands in the first slot, padding or not
     rng = np.random.default_rng(5)
     weights = [rng.normal(size=x.shape).astype(np.float32) for x in theirs]
-    weights[0] *= present[..., None]
-    score = lambda x, w: -(jax.nn.log_softmax(x) * w).sum()
-    total = sum(
-        -(torch.log_softmax(x, -1) * torch.tensor(w)).sum() for x, w in zip(theirs, weights)
-    )
-    total.backward()
+    weights[0] *= present.reshape(present.shape + (1,) * (weights[0].ndim - 2))
+    sum((x * torch.tensor(w)).sum() for x, w in zip(theirs, weights)).backward()
 
     def measured(params):
         ours = reference.ours_of(params, *given)[: len(theirs)]
-        return sum(score(x, w) for x, w in zip(ours, weights)), ours
+        return sum((x * w).sum() for x, w in zip(ours, weights)), ours
 
-    (value, ours), gradients = jax.jit(jax.value_and_grad(measured, has_aux=True))(reference.params)
+    gradients, ours = jax.jit(jax.grad(measured, has_aux=True))(reference.params)
     close(np.asarray(ours[0])[present == 1], theirs[0][torch.tensor(present == 1)])
     for a, b in zip(ours[1:], theirs[1:], strict=True):
         close(a, b)
-    close(value, total, 1e-4)
     leaves = tree.named_leaves(gradients)
     expected = {name: p.grad for name, p in reference.model.named_parameters()}
     # A key's bias adds the same to all scores of a query: its gradient is nothing but rounding.
@@ -178,7 +198,7 @@ def tensors(reference, leaves):
     given = names.parameters(names.abstract(reference.ours))
     family = names.fitting(reference.section, given)
     layout = names.layout(family, given)
-    read = lambda path, layer: np.asarray(leaves[path] if layer is None else leaves[path][layer])
+    read = lambda path, index: np.asarray(leaves[path][index])
     return {family.written(name): tensor.made(read) for name, tensor in layout.items()}
 
 
@@ -187,10 +207,7 @@ def test_outputs_without_anything_else(reference):
     for given in (tokens, tokens[:, :1]):
         output = reference.ours.apply({"params": reference.params}, given)
         theirs = reference.model(torch.tensor(given))
-        if reference.section.get("head", True):
-            close(output.logits, theirs[0])
-        else:
-            close(output.hidden, theirs.last_hidden_state)
+        close(reference.main(output), theirs[0])
 
 
 def test_weights_make_the_round_trip(reference, tmp_path):
@@ -213,7 +230,7 @@ def test_transformers_loads_what_we_save(reference, large, tmp_path):
     tokens = np.random.default_rng(3).integers(2, 61, (2, LENGTH))
     found = theirs(torch.tensor(tokens))
     output = reference.ours.apply({"params": params}, tokens)
-    close(output.logits if reference.section.get("head", True) else output.hidden, found[0])
+    close(reference.main(output), found[0])
     with mesh.single():
         again = load.load(tmp_path / "ours", reference.ours)
     jax.tree.map(np.testing.assert_array_equal, again, params)
@@ -288,3 +305,42 @@ def test_what_changes_a_bert_is_refused(pretraining, option):
     _, stored, write = pretraining
     with pytest.raises(UserError, match=str(next(iter(option.values())))):
         write(stored, **option)
+
+
+@pytest.mark.parametrize("embedding", [8, 32])
+def test_both_halves_of_an_electra_convert(large, tmp_path, embedding):
+    """What a pair says by halves is what `transformers` says of each of them."""
+    section = {"kind": "ELECTRAPair", "vocab": 61, "width": 32, "layers": 2, "heads": 4}
+    section |= {"embedding": embedding, "generator_width": 16, "generator_heads": 2, "context": 24}
+    pair = config.build(section, save.CONTENTS, "model")
+    params, tokens = large(pair), np.random.default_rng(3).integers(2, 61, (2, LENGTH))
+    kinds = {"generator": "ElectraForMaskedLM", "discriminator": "ElectraForPreTraining"}
+    for half, kind in kinds.items():
+        one, own = pair.part(half, section, params)
+        save.save(tmp_path / half, one, own)
+        theirs, info = getattr(transformers, kind).from_pretrained(
+            tmp_path / half, output_loading_info=True
+        )
+        assert not info["missing_keys"] and not info["unexpected_keys"], info
+        output = pair.apply({"params": params}, tokens, half=half)
+        ours = output.logits if half == "generator" else output.replaced
+        close(ours, theirs(torch.tensor(tokens)).logits)
+    with pytest.raises(UserError, match="ELECTRAPair has no Hugging Face architecture"):
+        save.save(tmp_path / "pair", section, params)
+
+
+def test_shared_layers_may_be_scanned_and_made_again(large):
+    from lm_research.models import ALBERT
+
+    sizes = dict(vocab=61, width=32, layers=4, heads=4, embedding=16, groups=2, context=24)
+    model, tokens = ALBERT(**sizes), np.arange(24).reshape(2, 12)
+    params = large(model)
+
+    def both(model):
+        total = lambda p: (jnp.square(model.apply({"params": p}, tokens).logits)).sum()
+        return jax.jit(jax.value_and_grad(total))(params)
+
+    for remat in ("none", "full"):
+        other = both(ALBERT(**sizes, execution="scan", remat=remat))
+        for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(both(model)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max() + 1e-3)

@@ -1,13 +1,26 @@
 """What holds for every decoder and encoder, whatever its family: a new one is a line in MODELS."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm_research import mesh
+from lm_research import mesh, tree
 from lm_research.layers import EMPTY, Mask, Patch, separated
-from lm_research.models import BERT, GPT2, DistilBERT, Gemma, Llama, RoBERTa, XLNet
+from lm_research.models import (
+    ALBERT,
+    BERT,
+    GPT2,
+    DistilBERT,
+    Gemma,
+    Hybrid,
+    Llama,
+    Mamba2,
+    RoBERTa,
+    XLNet,
+)
 
 SIZES = {"vocab": 64, "width": 32, "layers": 2, "heads": 4}
 SANDWICH = dict(wiring="sandwich", kv_heads=2, head=16, hidden=48, score_cap=3.0, soft_cap=2.0)
@@ -21,8 +34,11 @@ MODELS = {
     "bert_pair": BERT(**SIZES, context=24, pair=True),
     "roberta": RoBERTa(**SIZES, context=24),
     "distilbert": DistilBERT(**SIZES, context=24),
+    "albert": ALBERT(**SIZES, embedding=16, groups=1, context=24),
     "qwen3": Llama(**SIZES, kv_heads=2, head=16, hidden=48, head_norms=True, tied=True),
     "xlnet": XLNet(**SIZES, causal=True),
+    "mamba2": Mamba2(64, 32, 2, head=8, groups=2, state=12, chunk=5),
+    "hybrid": Hybrid(64, 32, 3, 4, every=2, head=8, groups=2, state=12),
 }
 T = 12
 WEIGHTS = np.random.default_rng(7).normal(size=(2, T, 64)).astype(np.float32)
@@ -130,6 +146,8 @@ def test_sharded_is_whole(model, params, expected, alike):
     boxed = jax.eval_shape(model.init, jax.random.key(0), tokens())["params"]
     with mesh.Mesh(data=2, fsdp=2, tensor=2).activate():
         sharded = jax.device_put(params, mesh.shardings(boxed))
-        key = next(iter(sharded["stack"].values()))["attention"]["key"]["kernel"]
+        leaves = tree.named_leaves(sharded).items()
+        kernel = re.compile(r"(attention/key|mixer/read)/kernel$")
+        key = next(leaf for name, leaf in leaves if kernel.search(name))
         assert key.addressable_shards[0].data.shape[1:3] == (key.shape[1] / 2, key.shape[2] / 2)
         alike(both(model)(sharded), expected, 2e-5)

@@ -169,6 +169,7 @@ def test_a_missing_token_and_a_causal_model_are_refused():
     assert "model.pair=True" in SentenceOrder(8).refusal(BERT(**sizes))
     assert not SentenceOrder(8).refusal(BERT(**sizes, pair=True))
     assert not Masked(8).refusal(BERT(**sizes))
+    assert "no head" in Masked(8).refusal(BERT(**sizes, head=False))
 
 
 def test_a_pair_of_eight_tokens():

@@ -95,6 +95,7 @@ def test_schedules():
     assert at(shape("wsd", cooldown=0.2), [10, 79, 80, 90, 100]) == pytest.approx(
         [1, 1, 1, 0.55, 0.1]
     )
+    assert at(shape("rsqrt"), [9, 10, 30, 80]) == pytest.approx([10 / 11, 1, 3**-0.5, 8**-0.5])
 
 
 def test_clipping_is_by_the_global_norm():

@@ -1,0 +1,104 @@
+"""`generate`, `score` and `evaluate` of an encoder-decoder, beside `transformers` itself."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from lm_research.data import Bytes
+
+torch = pytest.importorskip("torch", reason="the reference is torch's: install the extra `verify`")
+transformers = pytest.importorskip("transformers", reason="it is the reference: extra `verify`")
+
+PAIRS = [("a dog", "ein Hund"), ("two cats sat", "zwei Katzen"), ("b", "c")]
+END = 256
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A T5 with large weights, and a tokenizer of bytes."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 257, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2}
+    special = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": END}
+    settings = transformers.T5Config(**sizes, **special, num_heads=4)
+    model = transformers.T5ForConditionalGeneration(settings).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.normal_(0, 0.3).add_(float(name.endswith("norm.weight")))
+    path = tmp_path_factory.mktemp("t5") / "t5"
+    model.save_pretrained(path)
+    Bytes().train(()).save(path)
+    return model, path
+
+
+def tokens(text):
+    return [*text.encode(), END]
+
+
+def losses(model, pairs):
+    """Of each pair, its target's tokens' negative log-probabilities."""
+    found = []
+    for source, target in pairs:
+        labels = torch.tensor([tokens(target)])
+        logits = model(input_ids=torch.tensor([tokens(source)]), labels=labels).logits
+        each = torch.nn.functional.cross_entropy(logits[0], labels[0], reduction="none")
+        found.append(each.detach().numpy())
+    return found
+
+
+def written(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_prompt_is_read_and_another_text_is_written(command, directory, tmp_path):
+    model, path = directory
+    lines = [{"text": source} for source, _ in PAIRS] + [{"tokens": [7, 8]}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = ["generate", f"--checkpoint={path}", "--greedy", "--length=12"]
+    files = [f"--input={tmp_path / 'in.jsonl'}", f"--output={tmp_path / 'out.jsonl'}"]
+    assert command(*arguments, *files)[0] == 0
+    found = written(tmp_path / "out.jsonl")
+    prompts = [*(tokens(source) for source, _ in PAIRS), [7, 8]]
+    assert [row["prompt_tokens"] for row in found] == prompts
+    for row, prompt in zip(found, prompts, strict=True):
+        given = torch.tensor([prompt])
+        want = model.generate(
+            given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=12
+        )
+        assert row["tokens"] == [token for token in want[0, 1:].tolist() if token != END]
+        assert row["text"] == bytes(row["tokens"]).decode(errors="replace")
+    for more in ([], ["--stream"]):
+        status, out, _ = command(*arguments, "--prompt=a dog", *more)
+        assert status == 0 and out.rstrip("\n") == found[0]["text"]
+    status, _, err = command(*arguments)
+    assert status == 2 and "there is nothing to read" in err
+
+
+def test_scores_are_those_of_transformers(command, directory, tmp_path):
+    model, path = directory
+    lines = [{"source": source, "text": target} for source, target in PAIRS]
+    lines.append({"source": tokens("x"), "tokens": tokens("yz")})
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    files = [f"--input={tmp_path / 'in.jsonl'}", f"--output={tmp_path / 'out.jsonl'}"]
+    assert command("score", f"--checkpoint={path}", *files)[0] == 0
+    expected = losses(model, [*PAIRS, ("x", "yz")])
+    for row, each in zip(written(tmp_path / "out.jsonl"), expected, strict=True):
+        np.testing.assert_allclose(row["logprobs"], -each, rtol=1e-3, atol=1e-3)
+        assert math.isclose(row["sum"], -each.sum(), rel_tol=1e-4)
+    (tmp_path / "in.jsonl").write_text('{"text": "alone"}\n')
+    status, _, err = command("score", f"--checkpoint={path}", *files)
+    assert status == 2 and "in.jsonl:1 has no source" in err
+
+
+def test_pairs_are_evaluated(command, directory, tmp_path):
+    model, path = directory
+    (tmp_path / "pairs.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in PAIRS))
+    arguments = [f"--checkpoint={path}", f"--paths={tmp_path / 'pairs.tsv'}", "--length=16"]
+    status, out, _ = command("evaluate", *arguments, "--batch=2")
+    assert status == 0
+    found = dict(line.split(": ") for line in out.splitlines())
+    total = sum(each.sum() for each in losses(model, PAIRS))
+    count, size = (sum(len(f(target)) for _, target in PAIRS) for f in (tokens, str.encode))
+    assert float(found["loss"]) == pytest.approx(total / count, abs=1e-3)
+    assert float(found["bits per byte"]) == pytest.approx(total / size / math.log(2), abs=1e-3)

@@ -1,0 +1,97 @@
+"""Pairs of texts: from files to token arrays."""
+
+import gzip
+import pickle
+
+import numpy as np
+import pytest
+
+from lm_research import log
+from lm_research.data import Bytes, Memory, Pairs, Parallel
+from lm_research.errors import UserError
+
+PAIRS = [("ein Hund", "a dog"), ("zwei Katzen", "two cats"), ("drei", "three")]
+
+
+def written(directory, kind):
+    if kind == "tsv":
+        (directory / "pairs.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in PAIRS) + "\n")
+        return str(directory / "pairs.tsv")
+    if kind == "jsonl":
+        lines = "".join(f'{{"de": "{a}", "en": "{b}"}}\n' for a, b in PAIRS)
+        (directory / "pairs.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+        return str(directory / "pairs.jsonl.gz")
+    (directory / "a.de").write_text("\n".join(a for a, _ in PAIRS))
+    (directory / "b.en.gz").write_bytes(gzip.compress("\n".join(b for _, b in PAIRS).encode()))
+    return f"{directory / 'a.de'}, {directory / 'b.en.gz'}"
+
+
+@pytest.mark.parametrize("kind", ["tsv", "jsonl", "parallel"])
+def test_files_of_pairs(tmp_path, kind):
+    pairs = Pairs(written(tmp_path, kind), ("de", "en"))
+    assert [tuple(record.values()) for record in pairs] == PAIRS
+    assert list(pairs[0]) == ["source", "target"]
+    assert pickle.loads(pickle.dumps(pairs))[2] == pairs[2]
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("a.tsv", "one\n", r"a.tsv:1 has 1 columns"),
+        ("a.jsonl", '{"source": "x"}\n', r"a.jsonl:1 is .*; it takes texts source and target"),
+        ("a.jsonl", "{\n", "a.jsonl:1 is not JSON"),
+        ("a.tsv", "", "holds no pairs"),
+        ("a.txt", "x", "one .tsv or .jsonl file or from two text files"),
+    ],
+)
+def test_files_that_hold_no_pairs_are_refused(tmp_path, name, content, words):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=words):
+        len(Pairs(str(tmp_path / name)))
+
+
+def test_parallel_files_have_as_many_lines(tmp_path):
+    (tmp_path / "a").write_text("x\ny\n")
+    (tmp_path / "b").write_text("x\n")
+    with pytest.raises(UserError, match=r"a has 2 lines and .*b 1"):
+        len(Pairs((str(tmp_path / "a"), str(tmp_path / "b"))))
+
+
+def test_pairs_become_tokens_that_end(tmp_path):
+    source = Pairs(written(tmp_path, "tsv"))
+    data = Parallel(source, Bytes(), heldout=source).prepare(tmp_path / "data", 32)
+    found = [{k: v.tolist() for k, v in record.items()} for record in data.train]
+    assert found == [{"source": [*a.encode(), 256], "target": [*b.encode(), 256]} for a, b in PAIRS]
+    assert data.facts["heldout_bytes"] == sum(len(b) for _, b in PAIRS)
+    assert data.facts["heldout_tokens"] == sum(len(b) + 1 for _, b in PAIRS)
+    again = Parallel(source, Bytes(), heldout=source).prepare(tmp_path / "data", 32, kept=True)
+    assert again.facts == data.facts
+
+
+def test_long_texts_are_cut_and_that_is_told(tmp_path):
+    source = Memory([{"source": "abcdef", "target": "uvw"}] * 3)
+    before = len(log.facts()["fallbacks"])
+    data = Parallel(source, Bytes(), heldout=0.3).prepare(tmp_path / "data", 4)
+    assert data.train[0]["source"].tolist() == [*b"abc", 256]
+    assert data.train[0]["target"].tolist() == [*b"uvw", 256]
+    asked = [entry["asked"] for entry in log.facts()["fallbacks"][before:]]
+    assert "2 of 2 train pairs, longer than 4 tokens" in asked
+    assert len(data.train) == 2 and len(data.heldout) == 1
+
+
+def test_other_texts_are_refused_to_a_run_and_gone_ones_are_not_needed(tmp_path):
+    source = Pairs(written(tmp_path, "tsv"))
+    made = Parallel(source, Bytes()).prepare(tmp_path / "data", 32)
+    with (tmp_path / "pairs.tsv").open("a") as file:
+        file.write("vier\tfour\n")
+    with pytest.raises(UserError, match=r"other texts.*new --workdir"):
+        Parallel(Pairs(source.paths), Bytes()).prepare(tmp_path / "data", 32, kept=True)
+    assert len(Parallel(Pairs(source.paths), Bytes()).prepare(tmp_path / "new", 32).train) == 3
+    (tmp_path / "pairs.tsv").unlink()
+    kept = Parallel(Pairs(source.paths), Bytes()).prepare(tmp_path / "data", 32, kept=True)
+    np.testing.assert_array_equal(kept.train[0]["source"], made.train[0]["source"])
+
+
+def test_records_without_both_texts_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"record 0 .* no text 'target'"):
+        Parallel(Memory([{"source": "x"}] * 2), Bytes()).prepare(tmp_path / "data", 4)

@@ -1,0 +1,65 @@
+"""Sequence to sequence: an example by hand, and microbatches of uneven weight."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from lm_research import tree
+from lm_research.models import GPT2, T5, OriginalTransformer
+from lm_research.models.initial import initial
+from lm_research.objectives import Causal, Seq2Seq, SpanCorruption
+from lm_research.objectives.seq2seq import filled
+from lm_research.optimizers import AdamW
+from lm_research.train.step import State, accumulated
+from lm_research.weights import Full
+
+RNG = np.random.default_rng(0)
+MODEL = T5(32, 16, 1, heads=2, head=8, hidden=24)
+
+
+def test_an_example_of_eight_tokens():
+    record = {"source": np.array([5, 6, 7, 1]), "target": np.array([9, 8, 7, 6, 1])}
+    example = Seq2Seq(length=8).example(record, RNG)
+    assert example["source"].tolist() == [5, 6, 7, 1, 0, 0, 0, 0]
+    assert example["segments"].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    assert example["targets"].tolist() == [9, 8, 7, 6, 1, 0, 0, 0]
+    assert example["weights"].tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
+    assert MODEL.clone(start=3).shifted(example["targets"][None]).tolist() == [
+        [3, 9, 8, 7, 6, 1, 0, 0]
+    ]
+
+
+def test_models_that_cannot_read_a_source_are_refused():
+    assert "no encoder" in Seq2Seq(8).refusal(GPT2(8, 8, 1, 1))
+    assert not Seq2Seq(8).refusal(MODEL) and not SpanCorruption(8).refusal(MODEL)
+    assert "reads a source" in Causal(8).refusal(MODEL)
+    assert not Seq2Seq(8).refusal(OriginalTransformer(8, 8, 1, 1))
+
+
+@pytest.mark.parametrize("objective", [Seq2Seq(8), SpanCorruption(8)], ids=["seq2seq", "spans"])
+def test_microbatches_change_nothing(objective):
+    """Eight pairs of uneven length."""
+    params = tree.unboxed(initial(MODEL, jax.random.key(0)))
+    pairs = [(RNG.integers(2, 32, RNG.integers(1, 9)), RNG.integers(2, 32, n)) for n in range(1, 9)]
+    examples = [filled(source, target, 8, 8) for source, target in pairs]
+    batch = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+
+    def summed(count):
+        x = types.SimpleNamespace(
+            model=MODEL,
+            objective=objective,
+            weights=Full(),
+            optimizer=AdamW(1e-3),
+            batch=types.SimpleNamespace(microbatches=count),
+        )
+        state = State(np.zeros((), np.int32), params, {}, None)
+        return jax.jit(lambda b: accumulated(x, state, b, jax.random.key(0)))(batch)
+
+    found = [summed(count) for count in (1, 2, 4)]
+    assert all(measured["loss"].weight == 36 for _, measured in found)
+    for other in found[1:]:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), other, found[0]
+        )
