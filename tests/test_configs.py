@@ -112,6 +112,7 @@ def test_trains_resumes_and_generates_or_scores(name, tmp_path, monkeypatch):
     + [f"bert.py:size={size}" for size in ("tiny", "mini", "small", "medium", "base", "large")]
     + [f"bert.py:family=roberta,size={size},unit=span" for size in ("base", "large")]
     + ["bert.py:family=distilbert,unit=word"]
+    + [f"bert.py:family=modernbert,size={size},length=1024" for size in ("base", "large")]
     + [f"electra.py:size={size}" for size in ("small", "base", "large")]
     + [
         f"bert.py:family=albert,size={size},pairs=order"

@@ -18,7 +18,7 @@ from lm_research.layers.stack import period_of, places
 from lm_research.models.family import Family, Row
 from lm_research.models.initial import initial
 
-BLOCK = re.compile(r"((?:.*/)?)((?:blocks|rest)(?:_\d+)?)/(.*)")  # a parameter in a stack
+BLOCK = re.compile(r"((?:.*/)?)((?:blocks|rest)(?:_\d+)?|first)/(.*)")  # a parameter in a stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +200,7 @@ def strangers(family: Family, given: Mapping[str, Parameter]) -> list[str]:
     return [path for path in has if path not in rows] + [
         path
         for path, row in rows.items()
-        if path not in has and not _dispensable(row) and not path.endswith("/bias")
+        if path not in has and not _dispensable(row) and not path.endswith("bias")
     ]
 
 
@@ -245,7 +245,9 @@ def _places(given: Mapping[str, Parameter]) -> dict[str, Places]:
     layers: dict[tuple[str, str], list[int]] = {}
     for stack, counts in rows.items():
         total = sum(counts.values())
-        for layer, (name, _) in enumerate(places(total, period_of(counts, total))):
+        for layer, (name, _) in enumerate(
+            places(total, period_of(counts, total), "first" in counts)
+        ):
             layers.setdefault((stack, name), []).append(layer)
     found: dict[str, Places] = {}
     for path, block in blocks.items():

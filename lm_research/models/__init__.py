@@ -1,6 +1,7 @@
 """Architectures: a family is its sizes, its choices and its table of Hugging Face names."""
 
 from lm_research.models.albert import ALBERT
+from lm_research.models.bart import BART
 from lm_research.models.bert import BERT
 from lm_research.models.distilbert import DistilBERT
 from lm_research.models.electra import ELECTRA, ELECTRAPair
@@ -12,6 +13,7 @@ from lm_research.models.hybrid import Hybrid
 from lm_research.models.llama import Llama
 from lm_research.models.mamba2 import Mamba2
 from lm_research.models.mixtral import Mixtral
+from lm_research.models.modernbert import ModernBERT
 from lm_research.models.olmo2 import OLMo2
 from lm_research.models.opt import OPT
 from lm_research.models.original import OriginalTransformer
@@ -24,6 +26,7 @@ from lm_research.models.xlnet import XLNet
 
 __all__ = [
     "ALBERT",
+    "BART",
     "BERT",
     "DistilBERT",
     "ELECTRA",
@@ -36,6 +39,7 @@ __all__ = [
     "Llama",
     "Mamba2",
     "Mixtral",
+    "ModernBERT",
     "OLMo2",
     "OPT",
     "OriginalTransformer",
