@@ -127,7 +127,8 @@ CASES = {
     "mamba2_unusual": ("Mamba2Config", MAMBA2 | UNUSUAL_MAMBA2),
     "mistral": ("MistralConfig", LLAMA | {"num_key_value_heads": 2, "sliding_window": 5}),
     "mixtral": ("MixtralConfig", SPARSE | {"num_local_experts": 4, "sliding_window": 5}),
-    "qwen3_moe": ("Qwen3MoeConfig", SPARSE | MIXED | {"norm_topk_prob": True}),
+    "mixtral_tied": ("MixtralConfig", SPARSE | TIED_LLAMA | {"num_experts_per_tok": 1}),
+    "qwen3_moe": ("Qwen3MoeConfig", SPARSE | MIXED | TIED_LLAMA | {"norm_topk_prob": True}),
     "qwen3_moe_mixed": (
         "Qwen3MoeConfig",
         SPARSE | MIXED | {"num_hidden_layers": 3, "decoder_sparse_step": 2, "mlp_only_layers": [0]},
