@@ -10,9 +10,17 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from lm_research.config import knobs, known
-from lm_research.models import gemma, gpt_neox, llama, mixtral
+from lm_research.models import gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3
 
-FAMILIES = {"Gemma": gemma, "GPTNeoX": gpt_neox, "Llama": llama, "Mixtral": mixtral}
+FAMILIES = {
+    "Gemma": gemma,
+    "GPTNeoX": gpt_neox,
+    "Llama": llama,
+    "Mixtral": mixtral,
+    "OLMo2": olmo2,
+    "OPT": opt,
+    "Phi3": phi3,
+}
 KINDS = {size: kind for kind, family in FAMILIES.items() for size in family.SIZES}
 AHEAD = 4
 OBJECTIVES = {

@@ -10,7 +10,7 @@ import pytest
 from lm_research import mesh
 from lm_research.commands import config_flag
 from lm_research.infer import generate, score
-from lm_research.models import gemma, gpt_neox, llama, mixtral
+from lm_research.models import gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3
 from lm_research.train import loop
 from lm_research.train.restore import open_checkpoint
 
@@ -55,7 +55,9 @@ SHRUNK = {
 }
 FIELDS = {"log.tensorboard": False, "log.samples.every": 0, "data.source.paths": "text.txt"}
 
-DECODERS = [size for family in (gemma, gpt_neox, llama, mixtral) for size in family.SIZES]
+DECODERS = [
+    size for family in (gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3) for size in family.SIZES
+]
 
 
 def shrunk(name, directory):
