@@ -8,9 +8,12 @@ from lm_research.models.electra import ELECTRA, ELECTRAPair
 from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.gemma import Gemma
 from lm_research.models.gpt2 import GPT2
+from lm_research.models.gpt_neox import GPTNeoX
 from lm_research.models.hybrid import Hybrid
 from lm_research.models.llama import Llama
 from lm_research.models.mamba2 import Mamba2
+from lm_research.models.mixtral import Mixtral
+from lm_research.models.modernbert import ModernBERT
 from lm_research.models.original import OriginalTransformer
 from lm_research.models.roberta import RoBERTa
 from lm_research.models.t5 import T5
@@ -27,10 +30,13 @@ __all__ = [
     "ELECTRAPair",
     "EncoderDecoder",
     "GPT2",
+    "GPTNeoX",
     "Gemma",
     "Hybrid",
     "Llama",
     "Mamba2",
+    "Mixtral",
+    "ModernBERT",
     "OriginalTransformer",
     "RoBERTa",
     "T5",
