@@ -29,6 +29,7 @@ class Case:
       source, source_present: what an encoder reads, for models that have one.
       last: the last token's position, where tokens stand apart so that it is reached; 0 where they
         stand side by side.
+      order: of a factorisation, in which each token is predicted from those before it.
       packed: whether our model reads all rows in one, a segment each.
       bare: whether nothing but tokens is given, neither positions nor a mask.
     """
@@ -42,8 +43,14 @@ class Case:
     source: np.ndarray | None = None  # [B, S]
     source_present: np.ndarray | None = None  # [B, S]
     last: int = 0
+    order: np.ndarray | None = None  # [B, T]
     packed: bool = False
     bare: bool = False
+
+    @property
+    def allowed(self) -> np.ndarray:  # [B, T, T]
+        """From which tokens each is predicted, by its order."""
+        return self.order[:, :, None] > self.order[:, None, :]
 
     @property
     def position(self) -> np.ndarray:  # [B, T]
@@ -52,6 +59,11 @@ class Case:
             apart = np.linspace(0, self.last, self.tokens.shape[1]).astype(int)
             return np.broadcast_to(apart, self.tokens.shape)
         return np.maximum(np.cumsum(self.present, 1) - 1, 0)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether what a model says of a row, from its first token, is of a token."""
+        return not self.packed and bool(self.present[:, 0].all())
 
     def given(self, positions: bool) -> tuple[np.ndarray, dict[str, Any]]:
         """Tokens and keywords of our model's call.
@@ -66,7 +78,10 @@ class Case:
             keywords["types"] = self.types
         if self.source is not None:
             keywords["source"] = self.source
-        if not self.bare:
+        if self.order is not None:
+            slots = np.broadcast_to(np.arange(self.tokens.shape[1]), self.tokens.shape)
+            keywords |= {"mask": Mask(allowed=self.allowed), "targets": slots}
+        elif not self.bare:
             keywords["mask"] = _separate(self.present)
             keywords |= {"position": self.position} if positions else {}
             if self.source is not None:
@@ -76,10 +91,18 @@ class Case:
     def _in_one_row(self) -> tuple[np.ndarray, dict[str, Any]]:
         row = lambda values: values[self.present == 1][None]
         segments = row(np.arange(1, len(self.tokens) + 1)[:, None] * self.present)
-        keywords = {"position": row(self.position), "mask": _separate(segments)}
+        tokens, keywords = row(self.tokens), {"position": row(self.position)}
+        keywords["mask"] = _separate(segments)
         if self.types is not None:
             keywords["types"] = row(self.types)
-        return row(self.tokens), keywords
+        if self.source is not None:
+            there = self.source_present
+            joined = lambda values: values[there == 1][None]
+            segments = joined(np.arange(1, len(there) + 1)[:, None] * there)
+            position = joined(np.maximum(np.cumsum(there, 1) - 1, 0))
+            keywords |= {"source": joined(self.source), "source_mask": _separate(segments)}
+            keywords["source_position"] = position
+        return tokens, keywords
 
     def flat(self, values: Any) -> np.ndarray:  # [B, T, ...] -> [tokens, ...]
         """What belongs to the tokens that are no padding, whether they were packed or not."""
@@ -95,7 +118,6 @@ def cases(
     context: int | None,
     special: Iterable[int] = (),
     tokenizer: Any = None,
-    types: int = 0,
 ) -> list[Case]:
     """All that a model is compared on.
 
@@ -106,13 +128,14 @@ def cases(
       context: how many positions the model knows.
       special: ids that mean something of their own.
       tokenizer: makes the model's own inputs of English; without one they are random ids.
-      types: how many types of tokens the model tells apart.
     """
     accepts = inspect.signature(type(model).__call__).parameters
     length = min(length, context or length)
-    make = _Maker(model, list(special), types if "types" in accepts else 0, "source" in accepts)
+    types = getattr(model, "types", 2) if "types" in accepts else 0
+    make = _Maker(model, list(special), types, "source" in accepts)
     whole = np.ones((batch, length), int)
-    lengths = np.array([max(1, length * (batch - i) // batch) for i in range(batch - 1)] + [1])
+    shorter = [length * (batch - i) // batch for i in range(batch - 1)]
+    lengths = np.array([*shorter, 1] if batch > 1 else [max(1, length // 2)])
     slots = np.arange(length)
     right = (slots < lengths[:, None]).astype(int)
     try:
@@ -127,9 +150,13 @@ def cases(
         make("padding left", make.random(whole), right[:, ::-1]),
         make("unusual ids", np.where(slots % 3 == 0, make.random(whole), unusual), whole),
         make("one token", make.random(whole[:, :1]), whole[:, :1]),
+        make("packed", make.random(whole), right, packed=True),
     ]
-    if not make.source:
-        found.append(make("packed", make.random(whole), right, packed=True))
+    if "targets" in accepts and not model.causal:
+        order = np.stack([np.random.default_rng(i).permutation(length) for i in range(batch)])
+        # Who is predicted from nobody sees everybody in `transformers`.
+        seen = (order > 0).astype(int)
+        found.append(make("any order", make.random(whole), seen, order=order))
     if context is not None:
         found.append(make("last position", make.random(whole), whole, last=context - 1))
     return found

@@ -16,6 +16,9 @@ EXTRA = (
     "pip install 'lm_research[verify]' brings it"
 )
 
+LOGITS = ("logits", "prediction_logits", "last_hidden_state")  # of a trunk alone, the last
+PAIRS = ("seq_relationship_logits", "sop_logits", "pooler_output")
+
 
 class Reference:
     """A model as `transformers` has it.
@@ -71,23 +74,19 @@ class Reference:
         return found if isinstance(found, int) and found > 0 else None
 
     @property
-    def types(self) -> int:
-        """How many types of tokens it tells apart."""
-        found = getattr(self.model.config, "type_vocab_size", 0)
-        return found if "token_type_ids" in self._accepts else 0
+    def one_row(self) -> bool:
+        """Whether it reads a batch of one only: a causal XLNet's mask has no axis for rows."""
+        return getattr(self.model.config, "attn_type", "") == "uni"
 
     def order(self, case: Case) -> dict[str, int]:
         """When each parameter is first used, from the tokens to the loss."""
-        own = {
-            name: module._parameters
-            for name, module in self.model.named_modules()
-            if module._parameters
-        }
-        calls = dict.fromkeys(name for name, _ in self.activations(case, list(own), []))
+        modules = dict(self.model.named_modules())
+        calls = dict.fromkeys(name for name, _ in self.activations(case, list(modules), []))
         return {
-            f"{module}.{name}": place
-            for place, module in enumerate(calls)
-            for name in own.get(module, ())
+            f"{owner}.{name}": place
+            for place, owner in enumerate(calls)
+            if owner in modules
+            for name, _ in modules[owner].named_parameters(recurse=False)
         }
 
     def measured(self, case: Case, gradient: bool) -> dict[str, np.ndarray]:
@@ -96,19 +95,31 @@ class Reference:
 
         self.model.zero_grad()
         with torch.set_grad_enabled(gradient):
-            logits = self._logits(case)
+            logits, pair = self._outputs(case)
+            goal = case.targets % logits.shape[-1]
             losses = torch.nn.functional.cross_entropy(
-                logits.transpose(1, 2), torch.tensor(case.targets), reduction="none"
+                logits.transpose(1, 2), torch.tensor(goal), reduction="none"
             )
             loss = (losses * torch.tensor(case.weights)).sum() / max(1.0, case.weights.sum())
+            if pair is not None and case.pairs:
+                loss = loss - torch.log_softmax(pair, -1)[:, 0].mean()
         found = {"logits": case.flat(logits.detach().numpy()), "loss": loss.detach().numpy()}
         if gradient:
             loss.backward()
-            # Under every name that a tied weight has.
-            for name, weight in self.model.named_parameters(remove_duplicate=False):
-                grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
-                found[f"gradient {name}"] = grad.numpy()
+            found |= {f"gradient {name}": grad for name, grad in self._gradients().items()}
         return {name: np.ascontiguousarray(array) for name, array in found.items()}
+
+    def _gradients(self) -> dict[str, np.ndarray]:
+        """By tensor: under every name that a tied weight has, as in memory and as in files."""
+        import torch
+        from transformers.core_model_loading import revert_weight_conversion
+
+        grads = {
+            name: torch.zeros_like(weight) if weight.grad is None else weight.grad
+            for name, weight in self.model.named_parameters(remove_duplicate=False)
+        }
+        both = {**revert_weight_conversion(self.model, grads), **grads}
+        return {name: grad.numpy() for name, grad in both.items()}
 
     def activations(
         self, case: Case, modules: Sequence[str], first: Sequence[str]
@@ -141,17 +152,22 @@ class Reference:
             )
             handles.append(known[name].register_forward_pre_hook(hook, with_kwargs=True))
         with torch.no_grad():
-            logits = self._logits(case)
+            logits, _ = self._outputs(case)
         for handle in handles:
             handle.remove()
         yield from found
         yield "logits", logits.numpy()
 
-    def _logits(self, case: Case) -> Any:
+    def _outputs(self, case: Case) -> tuple[Any, Any]:
+        """Logits [B, T, V], and what a head for rows says [B, ...], if there is one."""
         import torch
 
         given = {"input_ids": case.tokens}
-        if not case.bare:
+        if case.order is not None:
+            slots = np.eye(case.tokens.shape[1], dtype=np.float32)
+            given["perm_mask"] = 1 - case.allowed.astype(np.float32)
+            given["target_mapping"] = np.broadcast_to(slots, case.allowed.shape)
+        elif not case.bare:
             given["attention_mask"] = case.present
             if self.positions:
                 given["position_ids"] = self._first + case.position
@@ -161,5 +177,7 @@ class Reference:
         if case.types is not None:
             given["token_type_ids"] = case.types
         made = self.model(**{name: torch.tensor(np.array(value)) for name, value in given.items()})
-        found = made.get("logits")
-        return made["prediction_logits"] if found is None else found
+        logits = next(made[name] for name in LOGITS if name in made)
+        if logits.ndim == 2:  # a detector's, of the second of two classes
+            logits = torch.stack([torch.zeros_like(logits), logits], -1)
+        return logits, next((made[name] for name in PAIRS if made.get(name) is not None), None)

@@ -7,12 +7,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lm_research import tree
 from lm_research.hub.cases import Case
-from lm_research.hub.names import Tensor
+from lm_research.hub.names import Part, Tensor
 from lm_research.hub.reference import Reference
+from lm_research.layers import Head, Output
 
 NOISE = 1e-6  # of the largest entry: what float32 itself does to a sum of a few hundred
 JUMP = 10.0  # a difference so much above all before it begins here
@@ -69,7 +71,7 @@ def points(
         owner: tensor for name, tensor in reversed(layout.items()) if (owner := _owner(name))
     }
     layers = {
-        match[1]: (parent, tensor.parts[0].layer)
+        match[1]: (parent, _row(tensor.parts[0]))
         for name, tensor in layout.items()
         if (match := re.match(r"(.*?\.\d+)\.", name)) and (parent := _parent(tensor, ours))
     }
@@ -93,6 +95,16 @@ def points(
             layer = int(number[1]) if number else None
             found.append(Point(name, path, layer, difference(*pair)))
     return found
+
+
+def headed(output: Output) -> Output:
+    """An output whose logits are a detector's of two classes, or a bare trunk's hidden states."""
+    if output.replaced is not None:
+        two = jnp.stack([jnp.zeros_like(output.replaced), output.replaced], -1)
+        return output.replace(hidden=two, head=Head(jnp.eye(2)))
+    if output.head is not None:
+        return output
+    return output.replace(head=Head(jnp.eye(output.hidden.shape[-1])))
 
 
 def difference(ours: Any, theirs: Any, floor: float = 0.0) -> float:
@@ -122,7 +134,7 @@ def _activations(model: nn.Module, params: Any, case: Case, positions: bool) -> 
             capture_intermediates=owns,
             mutable=["intermediates", "taps"],
         )
-        return output.logits, state
+        return headed(output).logits, state
 
     logits, state = call(params)
     made = {
@@ -130,6 +142,11 @@ def _activations(model: nn.Module, params: Any, case: Case, positions: bool) -> 
         for path, value in tree.named_leaves(state.get("intermediates", {})).items()
     }
     return {**made, **tree.named_leaves(state.get("taps", {})), "logits": logits}
+
+
+def _row(part: Part) -> int | None:
+    """Of the part's layer in what is stacked."""
+    return part.index[0] if part.index else None
 
 
 def _owner(tensor: str) -> str | None:
@@ -170,7 +187,7 @@ def _output(tensor: Tensor, ours: Mapping[str, Any], call: int) -> np.ndarray | 
         kept = next((n for n in range(len(part.shape)) if _ends(value, part.shape[n:])), None)
         if kept is None:
             return None
-        value = _call(value, part.layer, call, 2 + len(part.shape) - kept)
+        value = _call(value, _row(part), call, 2 + len(part.shape) - kept)
         if value.ndim != 2 + len(part.shape) - kept:
             return None
         letters = part.letters[kept:]

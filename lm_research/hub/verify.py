@@ -27,7 +27,7 @@ Array = jax.Array
 
 # A gradient that is zero but for rounding, as that of a key's bias, is no part of its own largest
 # entry: at least this part of the median tensor's counts.
-FLOOR = 0.01
+FLOOR = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,10 +136,12 @@ def verify(
       UserError: PyTorch or `transformers` is not installed, or does not load the directory.
     """
     directory = Path(directory)
-    architecture = load.family(directory).architecture
+    family = load.family(directory)
+    architecture = family.architecture
     reference = Reference(directory, architecture)
     inputs = _cases(directory, model, reference, limits)
-    layout = names.layout(load.family(directory), names.parameters(names.abstract(model)))
+    given = names.parameters(names.abstract(model))
+    layout = {family.written(name): tensor for name, tensor in names.layout(family, given).items()}
     with tempfile.TemporaryDirectory() as scratch:
         for i, case in enumerate(inputs):
             save_file(reference.measured(case, limits.gradient), f"{scratch}/{i}.safetensors")
@@ -150,7 +152,8 @@ def verify(
         ours = params()
         rows = []
         for i, case in enumerate(inputs):
-            found = _measured(model, limits.gradient, ours, *case.given(positions), *_goal(case))
+            taken = (*case.given(positions), *_goal(case))
+            found = _measured(model, limits.gradient, case.pairs, ours, *taken)
             with safe_open(f"{scratch}/{i}.safetensors", framework="numpy") as theirs:
                 rows.append(_row(case, found, theirs, layout, order, limits.tolerance))
     report = Report(
@@ -178,12 +181,11 @@ def _cases(directory: Path, model: nn.Module, reference: Reference, limits: Limi
     context = getattr(model, "context", None) or reference.context
     found = cases(
         model,
-        batch=limits.batch,
+        batch=1 if reference.one_row else limits.batch,
         length=limits.length,
         context=context,
         special=load.special(directory, model.vocab),
         tokenizer=tokenizer,
-        types=reference.types,
     )
     if not reference.positions:  # it can't be told to begin at the end
         found = [until(case, context) if case.last else case for case in found]
@@ -197,10 +199,11 @@ def _goal(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return case.flat(case.targets)[None], case.flat(case.weights)[None]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _measured(
     model: nn.Module,
     gradient: bool,
+    pairs: bool,
     params: Any,
     tokens: Array,
     keywords: dict[str, Any],
@@ -211,7 +214,13 @@ def _measured(
 
     def mean(params):
         output = model.apply({"params": params}, tokens, **keywords)
-        return token_loss(output, targets, weights)["loss"].value(), output.logits
+        output = trace.headed(output)
+        goal = targets % output.head.kernel.shape[0]
+        loss = token_loss(output, goal, weights)["loss"].value()
+        pair = output.pooled if output.pair is None else output.pair
+        if pair is not None and pairs:
+            loss = loss - jax.nn.log_softmax(pair)[:, 0].mean()
+        return loss, output.logits
 
     if not gradient:
         loss, logits = mean(params)
@@ -233,8 +242,8 @@ def _row(
     row = Row(case.name, case.tokens.shape, apart, difference(loss, theirs.get_tensor("loss")))
     if gradients is None:
         return row
-    leaves = tree.named_leaves(gradients)
-    read = lambda path, layer: np.asarray(leaves[path] if layer is None else leaves[path][layer])
+    leaves = tree.named_leaves(jax.device_get(gradients))
+    read = lambda path, index: leaves[path][index]
     held = [name for name, tensor in layout.items() if _has_gradient(tensor)]
     expected = lambda name: theirs.get_tensor(f"gradient {name}")
     floor = FLOOR * float(np.median([np.abs(expected(name)).max() for name in held]))

@@ -85,7 +85,7 @@ def llama(drawn, tmp_path):
 
 
 def test_another_rotary_layout_is_found(llama, monkeypatch):
-    """GPT-J rotates neighbours, not halves: what attention gives differs."""
+    """GPT-J rotates neighbours: queries and keys agree, but not what attention makes of them."""
 
     def neighbours(self, x, position):
         half = x.shape[-1] // 2
@@ -140,7 +140,7 @@ def test_the_command_stores_what_it_found(llama, command):
 
 def test_the_command_says_in_a_line_where_they_part(llama, command, monkeypatch):
     monkeypatch.setitem(ACTIVATIONS, "silu", jnp.tanh)
-    status, out, _ = command("verify", f"--checkpoint={llama}", "--batch=2", "--length=8")
+    status, out, _ = command("verify", f"--checkpoint={llama}", "--length=8", "--nogradient")
     assert status == 1
     last = out.splitlines()[-1]
     assert last.startswith("parts first in 'random ids', in layer 0: model.layers.0.mlp.down_proj")
@@ -153,7 +153,7 @@ def test_a_run_is_verified_and_a_run_from_it_knows(tiny, command, tmp_path):
     assert tiny("steps=2,every=2")[0] == 0
     run = tmp_path / "run"
     before = json.loads((run / "facts.json").read_text())
-    assert command("verify", f"--checkpoint={run}", "--batch=2", "--length=8")[0] == 0
+    assert command("verify", f"--checkpoint={run}", "--length=8", "--nogradient")[0] == 0
     facts = json.loads((run / "facts.json").read_text())
     assert facts["verified"]["verified"] and facts["verified"]["step"] == 2
     assert facts == before | {"verified": facts["verified"]}

@@ -1,0 +1,142 @@
+"""Every family and variant beside `transformers`: what `verify`, conversion and decoding show.
+
+    python benchmarks/parity.py
+    python benchmarks/parity.py --only=llama
+
+The variants are those of the tests: each `CASES` in tests/models/, with random weights large enough
+to tell them apart. Writes benchmarks/parity.md and benchmarks/results/parity.json.
+"""
+
+import argparse
+import importlib.util
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import record
+import torch
+from safetensors.numpy import load_file
+
+from lm_research import mesh
+from lm_research.hub import load, save
+from lm_research.hub.verify import Limits, verify
+from lm_research.infer import generate
+
+TESTS = Path(__file__).parent.parent / "tests" / "models"
+TABLE = Path(__file__).parent / "parity.md"
+BAR = 1e-4
+NEW = 12  # tokens of a greedy continuation
+
+
+def modules() -> list[ModuleType]:
+    """The tests that compare families with `transformers`: they have CASES and a Reference."""
+    found = []
+    for path in sorted(TESTS.glob("test_*.py")):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        if hasattr(module, "CASES") and hasattr(module, "Reference"):
+            found.append(module)
+    return found
+
+
+def compared(module: ModuleType, case: str, scratch: Path) -> dict[str, Any]:
+    """What one variant shows."""
+    reference = module.Reference(case, scratch / "theirs")
+    with mesh.single():
+        read = lambda: load.load(reference.directory, reference.ours)
+        report = verify(reference.directory, reference.ours, read, Limits(BAR, length=24))
+        save.save(scratch / "ours", reference.section, reference.params)
+        greedy = continued(reference)
+    one, other = (load_file(scratch / name / "model.safetensors") for name in ("theirs", "ours"))
+    same = one.keys() == other.keys() and all(np.array_equal(one[n], other[n]) for n in one)
+    return {
+        "architecture": report.architecture,
+        "variant": case,
+        "cases": len(report.rows),
+        "logits": max(row.logits for row in report.rows),
+        "loss": max(row.loss for row in report.rows),
+        "gradient": max(row.gradient for row in report.rows),
+        "parted": report.parted,
+        "greedy": greedy,
+        "round_trip": bool(same),
+    }
+
+
+def continued(reference: Any) -> bool | None:
+    """Whether greedy continuations are theirs; None where the model does not continue texts."""
+    causal = getattr(reference.ours, "causal", False)
+    if not causal or not hasattr(reference.model, "generate"):
+        return None
+    settings = {"do_sample": False, "max_new_tokens": NEW, "eos_token_id": None, "pad_token_id": 0}
+    # Their cache cannot have fewer layers than the encoder.
+    writes_anew = reference.model.config.is_encoder_decoder
+    settings["use_cache"] = not writes_anew
+    prompts = [np.arange(3, 12), np.array([7]), np.array([5, 60, 0, 2])]
+    ours = generate(reference.ours, reference.params, prompts, length=NEW)
+    for prompt, result in zip(prompts, ours, strict=True):
+        given = torch.tensor(prompt)[None]
+        want = reference.model.generate(given, attention_mask=torch.ones_like(given), **settings)
+        if result.tokens.tolist() != want[0, 1 if writes_anew else len(prompt) :].tolist():
+            return False
+    return True
+
+
+def table(found: list[dict[str, Any]], environment: dict[str, Any]) -> str:
+    """The table, in Markdown."""
+    told = {True: "yes", False: "**no**", None: "-"}
+    lines = [
+        "# Parity",
+        "",
+        "Made by `python benchmarks/parity.py`: random weights large enough to tell variants",
+        "apart, float32; the largest difference over the inputs of `verify`, as a part of the",
+        f"largest entry (bar {BAR:g}); greedy continuations of {NEW} tokens through the cache;",
+        "weights after a round trip through our parameters, bit by bit.",
+        "",
+        "| architecture | variant | logits | loss | gradients | greedy identical | round trip |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        numbers = " | ".join(f"{row[name]:.1e}" for name in ("logits", "loss", "gradient"))
+        missed = f" **{row['parted']}**" if row["parted"] else ""
+        variant = f"{row['variant'].replace('_', ' ')}{missed}"
+        flags = f"{told[row['greedy']]} | {told[row['round_trip']]}"
+        lines.append(f"| {row['architecture']} | {variant} | {numbers} | {flags} |")
+    versions = ", ".join(
+        f"{name} {environment[name]}" for name in ("transformers", "torch", "jax", "flax", "python")
+    )
+    return "\n".join([*lines, "", f"Verified on {versions}.", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="variants whose names contain this")
+    options = parser.parse_args()
+    found = []
+    for module in modules():
+        for case in module.CASES:
+            if options.only not in case:
+                continue
+            with tempfile.TemporaryDirectory() as scratch:
+                found.append(compared(module, case, Path(scratch)))
+            print(found[-1], flush=True)
+    largest = lambda name: max(row[name] for row in found)
+    differ = lambda name: sum(row[name] is False for row in found)
+    rows = [
+        record.Row("families and variants compared", len(found), "variants"),
+        record.Row("parity: largest difference of logits", largest("logits"), "x", BAR),
+        record.Row("parity: largest difference of gradients", largest("gradient"), "x", BAR),
+        record.Row("parity: greedy continuations that differ", differ("greedy"), "variants", 0),
+        record.Row("parity: round trips that differ", differ("round_trip"), "variants", 0),
+    ]
+    if options.only:
+        return print(table(found, record.environment()))
+    command = "python benchmarks/parity.py"
+    record.write(record.RESULTS / "parity.json", command, rows, variants=found)
+    TABLE.write_text(table(found, record.environment()))
+
+
+if __name__ == "__main__":
+    main()
