@@ -44,6 +44,7 @@ SHRUNK = {
         "width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text",
         {"data.tokenizer.vocab": 257, "data.heldout": 0.2},
     ),
+    "mamba2": ("vocab=257,width=16,layers=2,every=2,length=16,batch=8,steps=4", {}),
     "quickstart": ("vocab=257,width=16,layers=1,length=16,batch=8,steps=4", {}),
     "t5": (
         "vocab=512,width=16,layers=1,length=24,batch=8,steps=4",
@@ -109,6 +110,7 @@ def test_trains_resumes_and_generates_or_scores(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "argument",
     ["quickstart", *(f"gpt2_small.py:size={size}" for size in ("small", "medium", "large", "xl"))]
+    + [f"mamba2.py:size={size}" for size in ("tiny", "130m", "370m", "780m", "1.3b", "2.7b")]
     + [f"xlnet.py:size={size}" for size in ("tiny", "base", "large")]
     + [f"shakespeare_char.py:run={run}" for run in ("cpu", "gpu")]
     + [f"decoder.py:size={size}" for size in DECODERS]
