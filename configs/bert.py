@@ -12,12 +12,13 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from lm_research.config import knobs, known
-from lm_research.models import albert, bert, distilbert, roberta
+from lm_research.models import albert, bert, distilbert, modernbert, roberta
 
 FAMILIES = {
     "albert": ("ALBERT", albert.SIZES),
     "bert": ("BERT", bert.SIZES),
     "distilbert": ("DistilBERT", distilbert.SIZES),
+    "modernbert": ("ModernBERT", modernbert.SIZES),
     "roberta": ("RoBERTa", roberta.SIZES),
 }
 PAIRS = {"none": "Masked", "next": "NextSentence", "order": "SentenceOrder"}
@@ -57,8 +58,12 @@ def get_config(arg: str = "") -> ConfigDict:
     known(knob.source, SOURCES, "source")
     kind, sizes = FAMILIES[knob.family]
     known(knob.size, sizes, f"size of {kind}")
-    width, layers, heads = sizes[knob.size]
-    pair = {} if knob.pairs == "none" else {"pair": True}
+    width, layers, heads, *hidden = sizes[knob.size]
+    own = {} if knob.pairs == "none" else {"pair": True}
+    if hidden:
+        own["hidden"] = knob.width * 3 // 2 or hidden[0]
+    if kind != "ModernBERT":  # whose positions have no end
+        own["context"] = max(512, knob.length)
     return ConfigDict(
         dict(
             model=dict(
@@ -67,13 +72,12 @@ def get_config(arg: str = "") -> ConfigDict:
                 width=knob.width or width,
                 layers=knob.layers or layers,
                 heads=knob.heads or heads,
-                context=max(512, knob.length),
                 dropout=knob.dropout,
                 attention_dropout=knob.dropout,
                 dtype=knob.dtype,
                 execution="auto",
                 remat="none",
-                **pair,
+                **own,
             ),
             objective=dict(
                 kind=PAIRS[knob.pairs],

@@ -1,6 +1,7 @@
 """A decoder of any published size on OpenWebText or on text files, from scratch or a checkpoint.
 
     python -m lm_research train --config=configs/decoder.py:size=smollm2-135m --workdir=runs/smol
+    python -m lm_research train --config=configs/decoder.py:size=mixtral-8x7b,objective=middle ...
     python -m lm_research train --config=configs/decoder.py:size=gemma-3-270m,source=text \
         --config.data.source.paths=my.txt --workdir=runs/gemma
 """
@@ -9,10 +10,17 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from lm_research.config import knobs, known
-from lm_research.models import gemma, llama
+from lm_research.models import gemma, gpt_neox, llama, mixtral
 
-FAMILIES = {"Gemma": gemma, "Llama": llama}
+FAMILIES = {"Gemma": gemma, "GPTNeoX": gpt_neox, "Llama": llama, "Mixtral": mixtral}
 KINDS = {size: kind for kind, family in FAMILIES.items() for size in family.SIZES}
+AHEAD = 4
+OBJECTIVES = {
+    "causal": dict(kind="Causal"),
+    "prefix": dict(kind="Prefix"),
+    "middle": dict(kind="FillInTheMiddle"),  # takes three sentinels of the tokenizer
+    "several": dict(kind="MultiToken", ahead=AHEAD),  # takes a Llama, a block for each
+}
 SOURCES = {
     "tfds": dict(kind="TFDS", name="openwebtext", split="train", data_dir=placeholder(str)),
     "text": dict(kind="Documents", paths=placeholder(str)),
@@ -20,10 +28,11 @@ SOURCES = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Knobs: size; vocab (of a tokenizer to train), length, batch, microbatches, steps, others."""
+    """Knobs: size, objective; vocab (of a tokenizer to train), length, batch, steps, others."""
     knob = knobs(
         arg,
         size="smollm2-135m",
+        objective="causal",
         vocab=49_152,
         length=2048,
         batch=256,
@@ -34,24 +43,31 @@ def get_config(arg: str = "") -> ConfigDict:
         dtype="bfloat16",
     )
     known(knob.size, KINDS, "size of a decoder")
+    known(knob.objective, OBJECTIVES, "objective of a decoder")
     known(knob.source, SOURCES, "source")
     kind = KINDS[knob.size]
+    objective = dict(**OBJECTIVES[knob.objective], length=knob.length)
+    if kind == "Mixtral":
+        objective = dict(kind="Balanced", objective=objective, balance=0.01, z=0.001)
     return ConfigDict(
         dict(
             model=dict(
                 kind=kind,
                 vocab=placeholder(int),
                 **FAMILIES[kind].SIZES[knob.size],
+                **(dict(ahead=AHEAD) if knob.objective == "several" else {}),
                 dropout=0.0,
                 dtype=knob.dtype,
                 execution="auto",
                 remat="none",
             ),
-            objective=dict(kind="Causal", length=knob.length),
+            objective=objective,
             data=dict(
                 kind="Packed",
                 source=SOURCES[knob.source],
-                tokenizer=dict(kind="BPE", vocab=knob.vocab),
+                tokenizer=dict(
+                    kind="BPE", vocab=knob.vocab, sentinels=3 if knob.objective == "middle" else 0
+                ),
                 heldout=0.0005 if knob.source == "tfds" else 0.05,
                 documents="joined",
             ),

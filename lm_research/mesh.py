@@ -22,7 +22,8 @@ from lm_research.tree import unboxed
 Rules = tuple[tuple[str, str | tuple[str, ...]], ...]
 
 RULES: Rules = (
-    ("B", ("data", "fsdp")),
+    ("B", ("data", "fsdp", "expert")),
+    ("E", "expert"),
     ("V", "tensor"),
     ("F", "tensor"),
     ("N", "tensor"),
@@ -38,6 +39,7 @@ class Mesh:
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    expert: int = 1
     rules: Rules = RULES
 
     def sizes(self, devices: int) -> dict[str, int]:
@@ -46,7 +48,7 @@ class Mesh:
         Raises:
           UserError: the sizes do not multiply to the number of devices.
         """
-        sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
+        sizes = {name: getattr(self, name) for name in ("data", "fsdp", "expert", "tensor")}
         given = ", ".join(f"{name}={size}" for name, size in sizes.items())
         free = [name for name, size in sizes.items() if size == -1]
         fixed = math.prod(size for size in sizes.values() if size != -1)
@@ -69,7 +71,11 @@ class Mesh:
 
     def unused(self, letters: set[str], sizes: Mapping[str, int]) -> list[str]:
         """The rules that matched nothing: no array has their letter, or no rule their mesh axis."""
-        idle = [f"{letter} -> {axis}" for letter, axis in self.rules if letter not in letters]
+        idle = [
+            f"{letter} -> {axis}"
+            for letter, axis in self.rules
+            if letter not in letters and (letter != "E" or sizes["expert"] > 1)
+        ]
         ruled = {
             axis for _, axes in self.rules for axis in ([axes] if isinstance(axes, str) else axes)
         }

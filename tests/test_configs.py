@@ -10,22 +10,31 @@ import pytest
 from lm_research import mesh
 from lm_research.commands import config_flag
 from lm_research.infer import generate, score
-from lm_research.models import gemma, llama
+from lm_research.models import gemma, gpt_neox, llama, mixtral
 from lm_research.train import loop
 from lm_research.train.restore import open_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
-# Knobs, and fields that no knob reaches.
-TINY = {"model.width": 16, "model.layers": 2, "model.heads": 2, "model.hidden": 16}
+# Knobs, and fields that no knob reaches; of one file perhaps several, told apart after a colon.
+TINY = {f"model.{n}": size for n, size in dict(width=16, layers=2, heads=2, hidden=16).items()}
+TINY |= {"data.heldout": 0.2}
 SHRUNK = {
     "bert": (
         "vocab=261,width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text,pairs=next",
         {"data.heldout": 0.2},
     ),
-    "decoder": (
-        "size=gemma-3-270m,vocab=257,length=16,batch=8,steps=4,source=text",
-        {**TINY, "model.head": 8, "data.heldout": 0.2},
+    "decoder:gemma": (
+        "size=gemma-3-270m,objective=prefix,vocab=257,length=16,batch=8,steps=4,source=text",
+        {**TINY, "model.head": 8},
+    ),
+    "decoder:llama": (
+        "size=smollm2-135m,objective=several,vocab=257,length=16,batch=8,steps=4,source=text",
+        {**TINY, "model.kv_heads": 1},
+    ),
+    "decoder:mixtral": (
+        "size=mixtral-8x7b,objective=middle,vocab=260,length=16,batch=8,steps=4,source=text",
+        {**TINY, "model.kv_heads": 1, "model.head": 8, "model.experts": 4},
     ),
     "electra": (
         "vocab=261,width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text",
@@ -46,12 +55,12 @@ SHRUNK = {
 }
 FIELDS = {"log.tensorboard": False, "log.samples.every": 0, "data.source.paths": "text.txt"}
 
-DECODERS = [size for family in (gemma, llama) for size in family.SIZES]
+DECODERS = [size for family in (gemma, gpt_neox, llama, mixtral) for size in family.SIZES]
 
 
 def shrunk(name, directory):
     knobs, fields = SHRUNK[name]
-    config = config_flag.loaded(f"{CONFIGS / name}.py:{knobs}")
+    config = config_flag.loaded(f"{CONFIGS / name.partition(':')[0]}.py:{knobs}")
     config.update_from_flattened_dict({**FIELDS, **fields})
     text = str(directory / "text.txt")
     config.data.source.paths = f"{text},{text}" if config.data.kind == "Parallel" else text
@@ -59,7 +68,9 @@ def shrunk(name, directory):
 
 
 def test_every_config_is_here():
-    assert {path.stem for path in CONFIGS.glob("*.py")} == set(SHRUNK)
+    assert {path.stem for path in CONFIGS.glob("*.py")} == {
+        name.partition(":")[0] for name in SHRUNK
+    }
 
 
 @pytest.mark.parametrize("name", SHRUNK)
@@ -99,6 +110,7 @@ def test_trains_resumes_and_generates_or_scores(name, tmp_path, monkeypatch):
     + [f"bert.py:size={size}" for size in ("tiny", "mini", "small", "medium", "base", "large")]
     + [f"bert.py:family=roberta,size={size},unit=span" for size in ("base", "large")]
     + ["bert.py:family=distilbert,unit=word"]
+    + [f"bert.py:family=modernbert,size={size},length=1024" for size in ("base", "large")]
     + [f"electra.py:size={size}" for size in ("small", "base", "large")]
     + [
         f"bert.py:family=albert,size={size},pairs=order"

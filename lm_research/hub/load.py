@@ -192,7 +192,8 @@ def _siblings(family: Family) -> list[Family]:
 
 def _theirs(family: Family) -> set[str]:
     """Tensors that a directory of the family must hold: of layers, the first one's."""
-    return {row.theirs.replace("{L}", "0") for row in family.rows if row.tied is None}
+    rows = [row for row in family.rows if row.tied is None and not row.optional]
+    return {row.theirs.replace("{L}", "0").replace("{E}", "0") for row in rows}
 
 
 def _found(stored: Stored, family: Family) -> dict[str, str]:

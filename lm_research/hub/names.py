@@ -18,7 +18,7 @@ from lm_research.layers.stack import period_of, places
 from lm_research.models.family import Family, Row
 from lm_research.models.initial import initial
 
-BLOCK = re.compile(r"((?:.*/)?)((?:blocks|rest)(?:_\d+)?)/(.*)")  # a parameter in a stack
+BLOCK = re.compile(r"((?:.*/)?)((?:blocks|rest)(?:_\d+)?|first)/(.*)")  # a parameter in a stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Part:
       axis: of the tensor, along which parts are joined; None for a part that is the whole.
       start: of this part along `axis`.
       stored: whether the model has the parameter; a bias that it lacks is zero.
+      within: where the tensor flattens `axis` into the one before it, the rows that all parts
+        have of it together; None elsewhere.
     """
 
     ours: str
@@ -58,6 +60,7 @@ class Part:
     axis: int | None
     start: int
     stored: bool
+    within: int | None = None
 
     @property
     def extent(self) -> tuple[int, ...]:
@@ -93,10 +96,20 @@ class Part:
             slices.append(slice(start + outer.start * step, start + outer.stop * step))
             shape += [outer.stop - outer.start, *inner]
         flat = "".join(self.groups)
-        array = read(tuple(slices)).reshape(shape)
+        array = self._unfolded(read, slices).reshape(shape)
         array = array.transpose([flat.index(letter) for letter in self.letters])
         outers = {group[0] for group in self.groups if group}
         return array[tuple(slice(None) if x in outers else wanted[x] for x in self.letters)]
+
+    def _unfolded(self, read, cut: Sequence[slice]) -> np.ndarray:
+        """`cut` of the tensor with `axis` taken apart from the one before it."""
+        if self.within is None:
+            return read(tuple(cut))
+        axis = self.axis
+        outer = slice(cut[axis - 1].start * self.within, cut[axis - 1].stop * self.within)
+        array = read((*cut[: axis - 1], outer, *cut[axis + 1 :]))
+        array = array.reshape(*array.shape[: axis - 1], -1, self.within, *array.shape[axis:])
+        return array[(*(slice(None),) * axis, cut[axis])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +128,7 @@ class Tensor:
             for part in self.parts
         ]
         joined = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, self.parts[0].axis)
-        return np.ascontiguousarray(joined, np.float32)
+        return np.ascontiguousarray(joined.reshape(self.shape), np.float32)
 
 
 def families() -> tuple[Family, ...]:
@@ -187,7 +200,7 @@ def strangers(family: Family, given: Mapping[str, Parameter]) -> list[str]:
     return [path for path in has if path not in rows] + [
         path
         for path, row in rows.items()
-        if path not in has and row.tied is None and not path.endswith("/bias")
+        if path not in has and not _dispensable(row) and not path.endswith("bias")
     ]
 
 
@@ -196,11 +209,23 @@ def layout(family: Family, given: Mapping[str, Parameter]) -> dict[str, Tensor]:
     parts: dict[str, list[Part]] = {}
     has, known = _places(given), sizes(given)
     for row in family.rows:
-        if row.ours not in has and row.tied is not None:
+        if row.ours not in has and _dispensable(row):
             continue
         for name, part in _parts(row, given, has.get(row.ours), known, parts):
             parts.setdefault(name, []).append(part)
-    return {name: Tensor(_shape(found), tuple(found)) for name, found in parts.items()}
+    return {name: Tensor(_shape(found), _whole(found)) for name, found in parts.items()}
+
+
+def _whole(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Parts that know how many rows they share within an axis, where they do."""
+    if parts[0].within is None:
+        return tuple(parts)
+    rows = sum(part.extent[part.axis] for part in parts)
+    return tuple(dataclasses.replace(part, within=rows) for part in parts)
+
+
+def _dispensable(row: Row) -> bool:
+    return row.tied is not None or row.optional
 
 
 Places = dict[int | None, tuple[str, int | None]]
@@ -220,7 +245,9 @@ def _places(given: Mapping[str, Parameter]) -> dict[str, Places]:
     layers: dict[tuple[str, str], list[int]] = {}
     for stack, counts in rows.items():
         total = sum(counts.values())
-        for layer, (name, _) in enumerate(places(total, period_of(counts, total))):
+        for layer, (name, _) in enumerate(
+            places(total, period_of(counts, total), "first" in counts)
+        ):
             layers.setdefault((stack, name), []).append(layer)
     found: dict[str, Places] = {}
     for path, block in blocks.items():
@@ -246,7 +273,7 @@ def _parts(
     before: Mapping[str, list[Part]],
 ) -> Iterator[tuple[str, Part]]:
     """The tensors of a row, and its part of each."""
-    groups, axis = _groups(row.axes)
+    groups, axis, within = _groups(row.axes)
     named = re.findall(r"{([A-Z])}", row.theirs)
     stored = places is not None
     if not stored:
@@ -261,20 +288,36 @@ def _parts(
         for expert in range(known["E"]) if "E" in named else (None,):
             name = row.theirs.replace("{L}", str(layer)).replace("{E}", str(expert))
             index = tuple(i for i in (line, expert) if i is not None)
-            part = Part(path, index, "".join(sizes), tuple(sizes.values()), groups, axis, 0, stored)
             start = 0 if axis is None else sum(p.extent[axis] for p in before.get(name, ()))
-            yield name, dataclasses.replace(part, start=start)
+            shape, inner = tuple(sizes.values()), 0 if within else None
+            yield (
+                name,
+                Part(path, index, "".join(sizes), shape, groups, axis, start, stored, inner),
+            )
 
 
-def _groups(axes: str) -> tuple[tuple[str, ...], int | None]:
-    """The axes of a row, and which of them is joined: `D+(NH)` is (D, NH) and 1."""
-    found = re.findall(r"(\+?)(?:\(([A-Z]+)\)|([A-Z_])|1)", axes)
-    joined = [i for i, (plus, _, _) in enumerate(found) if plus]
-    return tuple(several or one for _, several, one in found), joined[0] if joined else None
+def _groups(axes: str) -> tuple[tuple[str, ...], int | None, bool]:
+    """The axes of a row, which of them is joined, and whether that lies within the one before it.
+
+    `D+(NH)` is (D, NH), 1 and no; `(N+H)D` is (N, H, D), 1 and yes.
+    """
+    groups: list[str] = []
+    axis, within = None, False
+    for plus, several, one in re.findall(r"(\+?)(?:\(([A-Z+]+)\)|([A-Z_])|1)", axes):
+        *outer, inner = several.split("+")
+        groups += outer
+        within |= bool(outer)
+        if plus or outer:
+            axis = len(groups)
+        groups.append(inner or one)
+    return tuple(groups), axis, within
 
 
 def _shape(parts: Sequence[Part]) -> tuple[int, ...]:
     shape = list(parts[0].extent)
-    if parts[0].axis is not None:
-        shape[parts[0].axis] = sum(part.extent[part.axis] for part in parts)
+    axis = parts[0].axis
+    if axis is not None:
+        shape[axis] = sum(part.extent[axis] for part in parts)
+        if parts[0].within is not None:
+            shape[axis - 1 : axis + 1] = [shape[axis - 1] * shape[axis]]
     return tuple(shape)

@@ -222,7 +222,8 @@ def _prefilled(decoder, sampler, S, weights, draw, tokens, lengths, done) -> tup
     output = _call(decoder, weights, tokens, position, decoder.init_cache(B, S), **source)
     before = tokens[:, tokens.shape[1] - again(decoder) :]
     state = State(output.cache, tokens[:, -1], before, lengths - 1, done)
-    state, scores = _drawn(sampler, draw, state, output)
+    first = decoder.first if isinstance(decoder, EncoderDecoder) else None
+    state, scores = _drawn(sampler, draw, state, output, first)
     return _readable(state), shard(scores, (None,))
 
 
@@ -271,11 +272,18 @@ def _shortened(cache: tuple, tokens: int) -> tuple:
     return tuple(state.replace(next=state.next - tokens) for state in cache) if tokens else cache
 
 
-def _drawn(sampler: Sampler, draw: Draw, state: State, output: Output) -> tuple[State, Array]:
-    """The state after a token drawn from the logits [B, 1, V], and the token's log-probability."""
+def _drawn(
+    sampler: Sampler, draw: Draw, state: State, output: Output, forced: int | None = None
+) -> tuple[State, Array]:
+    """The state after a token drawn from the logits [B, 1, V], and the token's log-probability.
+
+    A token that is `forced` comes whatever the logits are.
+    """
     output = output.replace(hidden=output.hidden[:, -1:])
     logits, position = output.logits[:, 0], state.position + 1
     token = sampler(logits, row_keys(draw.seed, draw.request, draw.sample, position))
+    if forced is not None:
+        token = jnp.full_like(token, forced)
     score = jnp.take_along_axis(logits, token[:, None], -1)[:, 0] - jax.nn.logsumexp(logits, -1)
     done = state.done | (token[:, None] == draw.eos).any(-1)
     state = state.replace(token=token.astype(jnp.int32), position=position, done=done)

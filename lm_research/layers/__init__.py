@@ -15,6 +15,7 @@ from lm_research.layers.attention import Attention, head_norm
 from lm_research.layers.cache import HiddenMemory, KeyValue
 from lm_research.layers.dropout import Dropout
 from lm_research.layers.einsum import Einsum, product, shard, stream_dtype
+from lm_research.layers.experts import Experts
 from lm_research.layers.kernels import attend
 from lm_research.layers.mask import EMPTY, Mask
 from lm_research.layers.mlp import ACTIVATIONS, MLP, GatedMLP
@@ -36,6 +37,7 @@ __all__ = [
     "Dropout",
     "EMPTY",
     "Einsum",
+    "Experts",
     "GatedMLP",
     "Head",
     "HiddenMemory",

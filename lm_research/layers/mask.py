@@ -23,7 +23,8 @@ class Mask:
     Attributes:
       causal: a query sees keys up to its own order.
       window: and only the last `window` of them, itself included.
-      prefix: keys whose order is below it are seen by all queries of the row.
+      prefix: keys whose order is below it are seen by all queries of the row; or bool [B, S],
+        which keys are.
       segments: of the queries and of the keys; a query sees keys of its own segment. Padding is a
         segment too.
       allowed: anything else, such as a permutation's factorisation order.
@@ -31,7 +32,7 @@ class Mask:
 
     causal: bool = struct.field(pytree_node=False, default=False)
     window: int | None = struct.field(pytree_node=False, default=None)
-    prefix: Array | None = None  # [B]
+    prefix: Array | None = None  # [B], or [B, S]
     segments: tuple[Array, Array] | None = None  # [B, T], [B, S]
     allowed: Array | None = None  # [B, T, S]
 
@@ -67,7 +68,8 @@ class Mask:
             if not self.causal:
                 ok &= key < query + self.window
         if self.prefix is not None:
-            ok |= key < self.prefix[:, None, None]
+            below = self.prefix.ndim == 1
+            ok |= key < self.prefix[:, None, None] if below else self.prefix[:, None]
         if self.segments is not None:
             ok &= self.segments[0][:, :, None] == self.segments[1][:, None, :]
         if self.allowed is not None:

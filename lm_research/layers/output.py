@@ -86,6 +86,8 @@ class Output:
       pooled: of the first token, where the model has a pooler.
       pair: logits of the two ways in which two texts of a row may belong together.
       replaced: logits of each token's having been replaced, where the model has a detector.
+      ahead: hidden states from which the head predicts tokens after the next, one by one, in models
+        that do and without a cache.
     """
 
     hidden: Array  # [B, T, D]
@@ -94,6 +96,7 @@ class Output:
     pooled: Array | None = None  # [B, D]
     pair: Array | None = None  # [B, 2]
     replaced: Array | None = None  # [B, T]
+    ahead: tuple[Array, ...] = ()
 
     @property
     def logits(self) -> Array:

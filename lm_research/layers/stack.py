@@ -16,7 +16,7 @@ from lm_research.layers.position import Bias
 from lm_research.layers.tap import tap
 
 Array = jax.Array
-Wiring = Literal["pre", "post", "sandwich", "parallel"]
+Wiring = Literal["pre", "post", "sandwich", "reordered", "parallel", "parallel_norms"]
 Remat = Literal["none", "dots", "full"]
 Execution = Literal["auto", "scan", "unroll", "separate"]
 
@@ -29,12 +29,13 @@ class Block(nn.Module):
     Attributes:
       attention: attends to the block's input.
       mlp: follows it.
-      norm: normalises the input of both (`pre`; `parallel`: once, for both), each sum (`post`), or
-        input and result (`sandwich`).
-      wiring: pre: x + f(norm(x)); post: norm(x + f(x)); sandwich: x + norm(f(norm(x))); parallel:
-        x + attention(norm(x)) + mlp(norm(x)).
+      norm: normalises the input of both (`pre`; `parallel`: once, for both; `parallel_norms`: for
+        each), each sum (`post`), their results (`reordered`), or input and result (`sandwich`).
+      wiring: pre: x + f(norm(x)); post: norm(x + f(x)); reordered: x + norm(f(x)); sandwich:
+        x + norm(f(norm(x))); parallel: x + attention(norm(x)) + mlp(norm(x)).
       dropout: rate on what is added to the stream.
       cross: attends to an encoder's output, between the two.
+      bare: whether attention reads the stream as it is (`pre`), which is normalised already.
     """
 
     attention: Attention
@@ -43,6 +44,7 @@ class Block(nn.Module):
     wiring: Wiring = "pre"
     dropout: float = 0.0
     cross: Attention | None = None
+    bare: bool = False
 
     @nn.compact
     def __call__(
@@ -69,11 +71,18 @@ class Block(nn.Module):
             y, crossed = self.cross(y, position, memory_mask or Mask(), None, crossed, memory)
             return y
 
-        if self.wiring == "parallel":
-            y = self.norm.copy(name="attention_norm")(x)
-            x = x + Dropout(self.dropout)(attend(y) + self.mlp(y))
+        if self.wiring in ("parallel", "parallel_norms"):
+            y = z = self.norm.copy(name="attention_norm")(x)
+            if self.wiring == "parallel_norms":
+                z = self.norm.copy(name="mlp_norm")(x)
+            x = x + Dropout(self.dropout)(attend(y) + self.mlp(z))
         else:
-            x = self._residual("attention", attend, x)
+            plain = self.bare and self.wiring == "pre"
+            x = (
+                x + Dropout(self.dropout)(attend(x))
+                if plain
+                else self._residual("attention", attend, x)
+            )
             if self.cross is not None:
                 x = self._residual("cross", cross, x)
             x = self._residual("mlp", self.mlp, x)
@@ -85,7 +94,7 @@ class Block(nn.Module):
         norm, dropout = self.norm.copy(name=f"{name}_norm"), Dropout(self.dropout)
         if self.wiring == "post":
             return norm(x + dropout(function(x)))
-        y = function(norm(x))
+        y = norm(function(x)) if self.wiring == "reordered" else function(norm(x))
         if self.wiring == "sandwich":
             y = self.norm.copy(name=f"{name}_out_norm")(y)
         return x + dropout(y)
@@ -124,6 +133,7 @@ class Stack(nn.Module):
     Attributes:
       layers: L.
       period: the blocks that are repeated.
+      opening: the first layer, where it is another; the period begins after it.
       execution: `auto` scans, but unrolls a shallow stack on CPU.
       remat: what the backward pass computes again: nothing, all but matrix products, or whole
         blocks.
@@ -133,6 +143,7 @@ class Stack(nn.Module):
     period: tuple[nn.Module, ...]
     execution: Execution = "auto"
     remat: Remat = "none"
+    opening: nn.Module | None = None
 
     @nn.compact
     def __call__(self, x: Array, cache: tuple | None, *given: Any) -> tuple[Array, tuple | None]:
@@ -142,7 +153,7 @@ class Stack(nn.Module):
         unroll = unrolled(self.execution, self.layers)
         log.note(stack="unrolled" if unroll else "scanned", remat=self.remat)
         states = ()
-        for names, repeats in runs(self.layers, len(self.period)):
+        for names, repeats in runs(self.layers, len(self.period), self.opening is not None):
             here = cache and cache[len(states) : len(states) + repeats * len(names)]
             x, new = self._repeated(names, repeats, unroll, x, here, given)
             states += new
@@ -151,7 +162,8 @@ class Stack(nn.Module):
     def _repeated(self, names, repeats, unroll, x, cache, given):
         """The blocks called `names`, one after another, so many times."""
         P = len(names)
-        blocks = tuple(block.copy(name=name) for name, block in zip(names, self.period))
+        chosen = (self.opening,) if names == ("first",) else self.period
+        blocks = tuple(block.copy(name=name) for name, block in zip(names, chosen))
         scan = nn.scan(
             lambda period, x, states: period(x, states, given),
             variable_axes={"params": 0, "taps": 0, "patches": 0, "intermediates": 0},
@@ -171,16 +183,19 @@ class Stack(nn.Module):
     def _separate(self, x, cache, given):
         states = []
         for i in range(self.layers):
-            block = self.period[i % len(self.period)].copy(name=f"layer_{i}")
+            block = self._block(i).copy(name=f"layer_{i}")
             x, state = block(x, cache and cache[i], *given)
             states.append(state)
         return x, cache and tuple(states)
 
     def init_cache(self, batch: int, length: int) -> tuple:
         """An empty state for each layer."""
-        return tuple(
-            self.period[i % len(self.period)].init_cache(batch, length) for i in range(self.layers)
-        )
+        return tuple(self._block(i).init_cache(batch, length) for i in range(self.layers))
+
+    def _block(self, layer: int) -> nn.Module:
+        if self.opening is None:
+            return self.period[layer % len(self.period)]
+        return self.period[(layer - 1) % len(self.period)] if layer else self.opening
 
 
 class Repeated(nn.Module):
@@ -222,23 +237,24 @@ def unrolled(execution: Execution, layers: int) -> bool:
     return execution in ("unroll", "separate") or (execution == "auto" and shallow)
 
 
-def runs(layers: int, period: int) -> list[tuple[tuple[str, ...], int]]:
+def runs(layers: int, period: int, first: bool = False) -> list[tuple[tuple[str, ...], int]]:
     """What the stacked blocks of whole periods are called, and those that remain; and how often.
 
-    `blocks` where the period is one block, else `blocks_0`, `blocks_1` and so on; then `rest_0` and
-    so on, once.
+    `first` where the first layer is another, once; `blocks` where the period is one block, else
+    `blocks_0`, `blocks_1` and so on; then `rest_0` and so on, once.
     """
-    repeats, rest = divmod(layers, period)
+    repeats, rest = divmod(layers - first, period)
     names = ("blocks",) if period == 1 else tuple(f"blocks_{i}" for i in range(period))
-    found = [(names, repeats), (tuple(f"rest_{i}" for i in range(rest)), 1)]
+    found = [(("first",), int(first)), (names, repeats)]
+    found += [(tuple(f"rest_{i}" for i in range(rest)), 1)]
     return [(names, repeats) for names, repeats in found if names and repeats]
 
 
-def places(layers: int, period: int) -> list[tuple[str, int]]:
+def places(layers: int, period: int, first: bool = False) -> list[tuple[str, int]]:
     """Where each layer's parameters are: the stacked block, and the row in it."""
     return [
         (name, row)
-        for names, repeats in runs(layers, period)
+        for names, repeats in runs(layers, period, first)
         for row in range(repeats)
         for name in names
     ]
@@ -261,7 +277,7 @@ def period_of(names: Iterable[str], layers: int) -> int:
 def separated(stack: dict, layers: int) -> dict:
     """Stacked parameters of a `Stack`, as its execution `separate` takes them."""
     layer = lambda name, row: jax.tree.map(lambda a: a[row], stack[name])
-    found = places(layers, period_of(stack, layers))
+    found = places(layers, period_of(stack, layers), "first" in stack)
     return {f"layer_{i}": layer(*place) for i, place in enumerate(found)}
 
 

@@ -1,15 +1,19 @@
 """Architectures: a family is its sizes, its choices and its table of Hugging Face names."""
 
 from lm_research.models.albert import ALBERT
+from lm_research.models.bart import BART
 from lm_research.models.bert import BERT
 from lm_research.models.distilbert import DistilBERT
 from lm_research.models.electra import ELECTRA, ELECTRAPair
 from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.gemma import Gemma
 from lm_research.models.gpt2 import GPT2
+from lm_research.models.gpt_neox import GPTNeoX
 from lm_research.models.hybrid import Hybrid
 from lm_research.models.llama import Llama
 from lm_research.models.mamba2 import Mamba2
+from lm_research.models.mixtral import Mixtral
+from lm_research.models.modernbert import ModernBERT
 from lm_research.models.original import OriginalTransformer
 from lm_research.models.roberta import RoBERTa
 from lm_research.models.t5 import T5
@@ -19,16 +23,20 @@ from lm_research.models.xlnet import XLNet
 
 __all__ = [
     "ALBERT",
+    "BART",
     "BERT",
     "DistilBERT",
     "ELECTRA",
     "ELECTRAPair",
     "EncoderDecoder",
     "GPT2",
+    "GPTNeoX",
     "Gemma",
     "Hybrid",
     "Llama",
     "Mamba2",
+    "Mixtral",
+    "ModernBERT",
     "OriginalTransformer",
     "RoBERTa",
     "T5",

@@ -17,11 +17,13 @@ class EncoderDecoder(nn.Module):
       encoder: reads the source; its head is not used.
       decoder: its blocks attend to themselves and to the encoder's output.
       start: the token that stands before the first one of a text.
+      first: the first token of every text that is generated; None leaves it to the model.
     """
 
     encoder: Transformer
     decoder: Transformer
     start: int = 0
+    first: int | None = None
 
     @nn.compact
     def __call__(

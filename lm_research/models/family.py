@@ -16,19 +16,23 @@ class Row:
 
     Attributes:
       ours: the parameter's path, such as `stack/blocks/attention/query/kernel`.
-      theirs: the tensor's name as `transformers` writes it, with `{L}` where the layer goes.
+      theirs: the tensor's name as `transformers` writes it, with `{L}` where the layer goes and
+        `{E}` where the expert does.
       axes: the tensor's axes in its order, as letters of our parameter. Letters that it flattens
         into one axis stand in parentheses; a plus goes before the axis along which rows of the same
         tensor are joined, in table order. So torch's Linear of queries is `(NH)D`, and GPT-2's
-        query, key and value in one are `D+(NH)`, `D+(KH)`, `D+(KH)`. An axis of ours that has no
+        query, key and value in one are `D+(NH)`, `D+(KH)`, `D+(KH)`, and GPT-NeoX's, head by head,
+        `(N+H)D` each. An axis of ours that has no
         letter is `_`, and one of theirs that we lack is `1`.
       tied: the parameter that stands in for this one in models that lack it.
+      optional: whether models may lack it, and their files the tensor.
     """
 
     ours: str
     theirs: str
     axes: str
     tied: str | None = None
+    optional: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,6 +80,7 @@ def Llama(
     bias: bool = False,
     window: int | None = None,
     head_norms: bool = False,
+    ahead: int = 1,
     tied: bool = False,
     epsilon: float = 1e-5,
     dropout: float = 0.0,
@@ -102,6 +103,7 @@ def Llama(
       bias: whether the products of queries, keys and values have one.
       window: a query sees only so many keys back.
       head_norms: whether queries and keys are normalised head by head.
+      ahead: tokens that it predicts at each place, each with a last block of its own.
       tied: whether the head is the embedding table.
       epsilon: of the norms.
       dropout: rate on embeddings and on what blocks add to the stream.
@@ -110,8 +112,12 @@ def Llama(
       dtype: of the products' operands.
 
     Raises:
-      ValueError: sizes that do not divide.
+      ValueError: sizes that do not divide, or no token to predict, or no layer below the last.
     """
+    if ahead < 1 or (ahead > 1 and layers < 2):
+        raise ValueError(
+            f"ahead is {ahead}; it takes 1, or more where layers {layers} are 2 or more"
+        )
     kv_heads = kv_heads or heads
     if head is None and width % heads:
         raise ValueError(f"width {width} is not a multiple of heads {heads}")
@@ -138,8 +144,9 @@ def Llama(
     return Transformer(
         vocab,
         width,
-        Stack(layers, (block,), execution, remat),
+        Stack(layers - (ahead > 1), (block,), execution, remat),
         RMSNorm(epsilon),
+        ahead=(block,) * ahead if ahead > 1 else (),
         tied=tied,
         dropout=dropout,
         deviation=deviation,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from lm_research.layers import (
     ALiBi,
+    Block,
     Dropout,
     Einsum,
     Head,
@@ -71,6 +72,9 @@ class Transformer(nn.Module):
         a bias.
       pooler: reads the first hidden state, for whole texts and pairs of them.
       detector: tells of each token whether it was replaced.
+      ahead: blocks beside one another after the stack, each of which predicts another token: the
+        next, the one after it, and so on (Gloeckle et al., 2024). Where there are none, the stack's
+        last block predicts the next.
     """
 
     vocab: int
@@ -95,6 +99,7 @@ class Transformer(nn.Module):
     head_bias: bool = False
     pooler: Pooler | None = None
     detector: Detector | None = None
+    ahead: tuple[Block, ...] = ()
 
     @nn.compact
     def __call__(
@@ -129,13 +134,25 @@ class Transformer(nn.Module):
         table, x, bias = self._embedded(tokens, position, types, table, type_table)
         bias = bias if bias is None or cache else bias.of_slots(tokens.shape[1])
         x = tap(self, "embedded", shard(x, ("B", "T", "D")))
-        x, cache = self.stack(x, cache, position, mask, bias, memory, memory_mask)
-        if self.norm is not None:
-            x = self.norm(x)
+        given = position, mask, bias, memory, memory_mask
+        x, states = self.stack(x, cache and cache[: self.stack.layers], *given)
+        x, states, further = self._next(x, states, cache, given)
         pooled, pair = (None, None) if self.pooler is None else self.pooler(x)
         replaced = None if self.detector is None else self.detector(x)
         head = self._head(table, x) if self.predicts else None
-        return Output(x, head, cache, pooled, pair, replaced)
+        return Output(x, head, states, pooled, pair, replaced, further)
+
+    def _next(self, x, states, cache, given) -> tuple[Array, tuple | None, tuple[Array, ...]]:
+        """The normalised stream that predicts the next token, states, and what predicts others."""
+        norm = (lambda x: x) if self.norm is None else self.norm
+        if not self.ahead:
+            return norm(x), states, ()
+        blocks = [block.copy(name=f"ahead_{i}") for i, block in enumerate(self.ahead)]
+        if cache is not None:
+            x, state = blocks[0](x, cache[-1], *given)
+            return norm(x), (*states, state), ()
+        found = [norm(block(x, None, *given)[0]) for block in blocks]
+        return found[0], None, tuple(found[1:])
 
     def _embedded(self, tokens, position, types, table, type_table) -> tuple[Array, Array, Any]:
         """The embedding table, what the tokens are embedded as, and a bias for attention."""
@@ -181,7 +198,8 @@ class Transformer(nn.Module):
 
     def init_cache(self, batch: int, length: int) -> tuple:
         """An empty cache for `batch` rows of `length` tokens: a state for each layer."""
-        return self.stack.init_cache(batch, length)
+        states = self.stack.init_cache(batch, length)
+        return (*states, self.ahead[0].init_cache(batch, length)) if self.ahead else states
 
     @property
     def continues(self) -> bool:

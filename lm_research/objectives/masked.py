@@ -86,7 +86,7 @@ class Masked:
 
     @property
     def most(self) -> int:
-        """P, the tokens of a row that are predicted: fewer only where fewer can be."""
+        """Tokens of a row that are predicted: fewer only where fewer can be."""
         return max(1, round(self.rate * self.length))
 
     def refusal(self, model: nn.Module) -> str:
@@ -115,7 +115,7 @@ class Masked:
         return dataclasses.replace(self, words=words)
 
     def example(self, record: Example, rng: np.random.Generator) -> Example:
-        """T tokens of a window, some hidden: where [P], which, and with what weight."""
+        """T tokens of a window, some hidden: where, which, and with what weight, `most` of each."""
         cut = self.length - 2 * self.framed
         tokens, real = record["tokens"][:cut], record["weights"][:cut] > 0
         example = {}
@@ -132,7 +132,7 @@ class Masked:
         return example | self.hidden(tokens.astype(np.int32), real, rng)
 
     def hidden(self, tokens: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> Example:
-        """Tokens [T] with some of the real ones hidden: `places`, `targets` and `weights` [P]."""
+        """Tokens [T] with some of the real ones hidden: `places`, `targets`, `weights`."""
         rng = self.generator(tokens, rng)
         chosen, units = self._chosen(tokens, real & self.words.ordinary[tokens], rng)
         fate = rng.random(len(tokens))[units if self.unit == "span" else chosen]
@@ -199,7 +199,7 @@ class Masked:
     def measure(
         self, model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None
     ) -> dict[str, Mean]:
-        """Total loss in nats and weight over the batch's [B, P] hidden tokens."""
+        """Total loss in nats and weight over the hidden tokens of the batch."""
         return self.loss(self.read(model, params, batch, rngs), batch)
 
     def read(self, model, params, batch, rngs, **options) -> Output:

@@ -74,19 +74,19 @@ class ReplacedTokens(Masked):
             "replaced": Mean((replaced * batch["real"]).sum(), count.sum()),
         }
 
-    def _drawn(self, output: Output, batch: dict[str, Array]) -> Array:  # [B, P]
+    def _drawn(self, output: Output, batch: dict[str, Array]) -> Array:
         """A token for each hidden one, by the row's own noise, whatever rows are beside it."""
         hidden = jnp.take_along_axis(output.hidden, batch["places"][..., None], 1)
-        B, P, _ = hidden.shape
-        size = largest_chunk(B, P, output.head.kernel.shape[0])
-        split = lambda noise: jax.random.split(jax.random.key(noise), P)
-        keys = jax.vmap(split)(batch["noise"])  # [B, P]
+        B, T, _ = hidden.shape  # [B, T, D], of the hidden tokens
+        size = largest_chunk(B, T, output.head.kernel.shape[0])
+        split = lambda noise: jax.random.split(jax.random.key(noise), T)
+        keys = jax.vmap(split)(batch["noise"])
         one = lambda key, logits: jax.random.categorical(key, logits, mode="high")
 
         def draw(given):
             keys, hidden = given
             return jax.vmap(jax.vmap(one))(keys, output.head(hidden))
 
-        cut = lambda x: jnp.moveaxis(x.reshape(B, P // size, size, *x.shape[2:]), 1, 0)
+        cut = lambda x: jnp.moveaxis(x.reshape(B, T // size, size, *x.shape[2:]), 1, 0)
         drawn = jax.lax.map(draw, (cut(keys), cut(hidden)))
-        return jnp.moveaxis(drawn, 0, 1).reshape(B, P)
+        return jnp.moveaxis(drawn, 0, 1).reshape(B, T)

@@ -50,12 +50,15 @@ class Muon(Schedule):
         return self.clipped(direction, decay, optax.scale_by_schedule(self.learning_rate(steps)))
 
     def _dimensions(self, params: Any) -> Any:
-        """Which axes of a matrix are contracted: the first after L; of `out`, all but the last."""
+        """Which axes of a matrix are contracted: the first after L; of `out`, all but the last.
+
+        Experts have a matrix each, after L and E.
+        """
 
         def numbers(name: str, leaf: jax.Array, chosen: bool):
             if not chosen:
                 return None
-            axes = tuple(range(1, leaf.ndim))
+            axes = tuple(range(2 if "/experts_" in name else 1, leaf.ndim))
             split = len(axes) - 1 if name.endswith("out/kernel") else 1
             return contrib.MuonDimensionNumbers(axes[:split], axes[split:])
 

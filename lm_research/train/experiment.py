@@ -121,6 +121,11 @@ class Experiment:
         if reason := self.objective.refusal(self.model):
             kind = type(self.objective).__name__
             raise UserError(f"objective {kind} cannot train this model: {reason}")
+        if self.batch.microbatches > 1 and (reason := getattr(self.objective, "indivisible", "")):
+            raise UserError(
+                f"batch.microbatches is {self.batch.microbatches}, and {reason}; it takes 1, or "
+                "objective.over='sequence'"
+            )
         if self.batch.size % self.batch.microbatches:
             raise UserError(
                 f"batch.size {self.batch.size} is not a multiple of "

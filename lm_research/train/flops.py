@@ -40,7 +40,7 @@ def flops_per_token(params: Any, length: int, tied: bool) -> float:
     leaves = tree.named_leaves(params)
     head = r"embedding/table$" if tied else r"head/table$"
     multiplying = sum(w.size for n, w in leaves.items() if re.search(rf"kernel$|{head}", n))
-    queries = sum(w.size // w.shape[1] for n, w in leaves.items() if n.endswith("query/kernel"))
+    queries = sum(w.size // w.shape[-3] for n, w in leaves.items() if n.endswith("query/kernel"))
     return 6 * multiplying + 12 * queries * length  # queries: L N H
 
 

@@ -109,7 +109,7 @@ def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:
     stored = stored_config(path)
     if "weights" in stored:
         params, meta = _trained(path, {**stored, "model": described})
-        context = stored["objective"]["length"]
+        context = config.build(stored["objective"], CONTENTS, "objective").length
     else:  # `save_run` wrote it
         params, meta = checkpoint.load_params(path / "checkpoints", _places(model))
         eos, context = tuple(stored.get("eos", eos)), stored.get("context")

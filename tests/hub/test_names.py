@@ -15,12 +15,16 @@ GIVEN = {
     "key": names.Parameter("LDKH", (2, 3, 1, 2)),
     "out": names.Parameter("LNHD", (2, 2, 2, 3)),
     "norm": names.Parameter("D", (3,)),
+    "first": names.Parameter("LDNH", (2, 3, 2, 2)),
+    "second": names.Parameter("LDNH", (2, 3, 2, 2)),
 }
 ROWS = (
     Row("query", "h.{L}.both", "D+(NH)"),
     Row("key", "h.{L}.both", "D+(KH)"),
     Row("out", "h.{L}.out", "D(NH)"),
     Row("norm", "norm", "D"),
+    Row("first", "h.{L}.heads", "(N+H)D"),
+    Row("second", "h.{L}.heads", "(N+H)D"),
 )
 FAMILY = Family("Kind", "kind", "KindLM", ROWS, dict, dict, {}, {})
 
@@ -40,7 +44,15 @@ def made():
 
 def test_a_table_by_hand():
     tensors = made()
-    assert list(tensors) == ["h.0.both", "h.1.both", "h.0.out", "h.1.out", "norm"]
+    assert list(tensors) == [
+        "h.0.both",
+        "h.1.both",
+        "h.0.out",
+        "h.1.out",
+        "norm",
+        "h.0.heads",
+        "h.1.heads",
+    ]
     np.testing.assert_array_equal(
         tensors["h.1.both"],
         [
@@ -54,6 +66,14 @@ def test_a_table_by_hand():
         tensors["h.0.out"],
         [[200, 203, 206, 209], [201, 204, 207, 210], [202, 205, 208, 211]],
     )
+    # first [D, N, H] of layer 0 is 400 + 4 d + 2 n + h, second 100 more: a head of each in turn.
+    rows = [
+        [start + 4 * d + 2 * n + h for d in range(3)]
+        for n in (0, 1)
+        for start in (400, 500)
+        for h in (0, 1)
+    ]
+    np.testing.assert_array_equal(tensors["h.0.heads"], rows)
     assert names.layout(FAMILY, GIVEN)["h.0.both"].shape == (3, 6)
     assert all(tensor.flags.c_contiguous for tensor in tensors.values())
 

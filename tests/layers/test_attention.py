@@ -93,12 +93,13 @@ def test_bias_and_soft_cap():
 
 @pytest.mark.parametrize("length", [8, 96, 256, 320])
 @pytest.mark.parametrize("segmented", [False, True])
+@pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 2e-5), (jnp.bfloat16, 2e-2)])
-def test_training_kernel_and_its_gradient(length, segmented, dtype, tolerance):
-    """Whatever fast path a static causal mask takes equals the dense one, forward and backward."""
+def test_training_kernel_and_its_gradient(length, causal, segmented, dtype, tolerance):
+    """Whatever fast path a mask of blocks takes equals the dense one, forward and backward."""
     query, key, value = (x / 3 for x in inputs(length))
     segments = jnp.cumsum(jax.random.bernoulli(jax.random.key(5), 0.1, (B, length)), -1)
-    mask = Mask(causal=True, segments=(segments, segments) if segmented else None)
+    mask = Mask(causal=causal, segments=(segments, segments) if segmented else None)
     dense = Mask(allowed=mask.dense(kernels.slots(query), kernels.slots(key))[:, 0])
 
     def loss(mask, dtype, *x):
@@ -112,6 +113,33 @@ def test_training_kernel_and_its_gradient(length, segmented, dtype, tolerance):
     (_, want), want_gradients = gradient(dense, jnp.float32, query, key, value)
     for a, b in zip((got, *got_gradients), (want, *want_gradients)):
         assert jnp.abs(a - b).max() <= tolerance * jnp.abs(b).max()
+
+
+def test_fewer_keys_than_queries_in_segments_of_their_own():
+    """An encoder's output, read in blocks: padding is a segment of both."""
+    query, _, _ = inputs(6)
+    _, key, value = inputs(11, seed=1)
+    here, there = np.array([[1] * 6, [1] * 4 + [0] * 2]), np.array([[1] * 9 + [0] * 2, [1] * 11])
+    there[1, 0] = 0  # so that padding sees something
+    got = attend(query, key, value, Mask(segments=(here, there)), scale=H**-0.5)
+    want = reference(query, key, value, here[:, :, None] == there[:, None, :])
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_drop_out_where_a_key_is_given():
+    x = jax.random.normal(jax.random.key(0), (2, 16, 8))
+    position = jnp.broadcast_to(jnp.arange(16), (2, 16))
+    plain = Attention(2, 2, 4)
+    params = plain.init(jax.random.key(1), x, position, Mask())
+    dropping = plain.clone(dropout=0.5)
+    read = lambda module, **rngs: np.asarray(
+        module.apply(params, x, position, Mask(), rngs=rngs)[0]
+    )
+    np.testing.assert_array_equal(read(dropping), read(plain))
+    draws = [read(dropping, dropout=jax.random.key(i)) for i in range(400)]
+    assert np.abs(draws[0] - read(plain)).max() > 0.01
+    mean, error = np.mean(draws, 0), np.std(draws, 0) / 20
+    assert (np.abs(mean - read(plain)) < 5 * error + 1e-6).all()
 
 
 def test_a_row_that_sees_nothing_is_finite():

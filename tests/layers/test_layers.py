@@ -220,7 +220,9 @@ def test_taps_read_and_patch(execution):
     np.testing.assert_allclose(run(module, params, x, patches=patch)[0], y, rtol=1e-6)
 
 
-@pytest.mark.parametrize("wiring", ["pre", "post", "sandwich", "parallel"])
+@pytest.mark.parametrize(
+    "wiring", ["pre", "post", "sandwich", "reordered", "parallel", "parallel_norms"]
+)
 def test_wirings(wiring):
     block = Block(Attention(4, 4, 8), MLP(64), LayerNorm(), wiring=wiring)
     x = normal(2, 6, 32)
@@ -242,9 +244,13 @@ def test_wirings(wiring):
     elif wiring == "sandwich":
         y = x + norm("attention_out_norm", attend(norm("attention_norm", x)))
         want = y + norm("mlp_out_norm", mlp(norm("mlp_norm", y)))
+    elif wiring == "reordered":
+        y = x + norm("attention_norm", attend(x))
+        want = y + norm("mlp_norm", mlp(y))
     else:
         y = norm("attention_norm", x)
-        want = x + attend(y) + mlp(y)
+        z = norm("mlp_norm", x) if wiring == "parallel_norms" else y
+        want = x + attend(y) + mlp(z)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 

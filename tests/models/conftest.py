@@ -17,10 +17,11 @@ def large():
 
     def parameters(model, seed=0, size=0.4):
         boxed = names.abstract(model)
+        one = 1 - getattr(model.norm, "offset", 0) if hasattr(model, "norm") else 1
 
         def draw(path, leaf):
             noise = np.random.default_rng([seed, zlib.crc32(path.encode())]).normal(size=leaf.shape)
-            return jnp.float32(size * noise + path.endswith("scale"))
+            return jnp.float32(size * noise + one * path.endswith("scale"))
 
         return tree.map_named(draw, tree.unboxed(boxed))
 

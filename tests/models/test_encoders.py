@@ -70,6 +70,26 @@ CASES |= {
     "electra_generator_wide": ("ElectraForMaskedLM", ELECTRA | {"embedding_size": 32}),
     "electra_bare": ("ElectraModel", ELECTRA),
 }
+SPECIAL = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0)
+MODERNBERT = BERT | SPECIAL | {"num_hidden_layers": 6, "local_attention": 8}
+ROPE = {"rope_theta": 50.0, "rope_type": "default"}
+CASES |= {
+    "modernbert": ("ModernBertForMaskedLM", MODERNBERT),
+    "modernbert_unusual": (
+        "ModernBertForMaskedLM",
+        MODERNBERT
+        | {
+            "num_hidden_layers": 4,
+            "global_attn_every_n_layers": 2,
+            "rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE},
+            "hidden_activation": "silu",
+            "classifier_activation": "relu",
+            "norm_eps": 1e-2,
+        },
+    ),
+    "modernbert_shallow": ("ModernBertForMaskedLM", MODERNBERT | {"num_hidden_layers": 2}),
+    "modernbert_bare": ("ModernBertModel", MODERNBERT),
+}
 LENGTH = 24  # the whole context
 ROWS = (24, 17, 2)  # tokens in each row of a padded batch
 TOLERANCE = 2e-5  # of the largest; the two gelus part at 1e-4
@@ -344,3 +364,36 @@ def test_shared_layers_may_be_scanned_and_made_again(large):
         other = both(ALBERT(**sizes, execution="scan", remat=remat))
         for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(both(model)), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max() + 1e-3)
+
+
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        ({"norm_bias": True}, "norm_bias True"),
+        ({"attention_bias": True}, "attention_bias True"),
+        ({"decoder_bias": False}, "decoder_bias False"),
+        ({"layer_types": ["sliding_attention", "full_attention"] * 3}, "full_attention first"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 2.0}}},
+            "scales the rotary positions of full_attention",
+        ),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+def test_what_changes_a_modernbert_is_refused(tmp_path, option, words):
+    found = Reference("modernbert", tmp_path / "theirs")
+    path = found.directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **option}))
+    with pytest.raises(UserError, match=words):
+        load.section(found.directory)
+
+
+def test_a_modernbert_of_transformers_4_loads(tmp_path):
+    found = Reference("modernbert_unusual", tmp_path / "theirs")
+    path = found.directory / "config.json"
+    config = json.loads(path.read_text())
+    for name in ("layer_types", "rope_parameters"):
+        del config[name]
+    config |= {"global_rope_theta": 50.0, "local_rope_theta": 50.0}
+    path.write_text(json.dumps({**config, "global_attn_every_n_layers": 2}))
+    assert load.section(found.directory) == found.section

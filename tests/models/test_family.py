@@ -1,5 +1,6 @@
 """Each family against `transformers`, with random weights: a new one is a line in CASES."""
 
+import copy
 import functools
 
 import jax
@@ -58,6 +59,8 @@ GEMMA3 = {
         LOCAL: {"rope_type": "default", "rope_theta": 50.0},
     },
 }
+SPARSE = LLAMA | {"num_key_value_heads": 2, "num_experts_per_tok": 2}
+MIXED = {"num_experts": 5, "moe_intermediate_size": 24, "head_dim": 16}
 MAMBA2 = {
     "vocab_size": 61,
     "hidden_size": 32,
@@ -79,6 +82,7 @@ UNUSUAL_MAMBA2 = {
     "layer_norm_epsilon": 1e-2,
     "tie_word_embeddings": True,
 }
+NEOX = {n: v for n, v in LLAMA.items() if n != "rms_norm_eps"}
 CASES = {
     "gpt2": ("GPT2Config", GPT2),
     "gpt2_unusual": ("GPT2Config", GPT2 | UNUSUAL_GPT2),
@@ -103,6 +107,13 @@ CASES = {
         "Gemma3TextConfig",
         GEMMA | {"final_logit_softcapping": 2.0, "sliding_window": 3},
     ),
+    "gpt_neox": ("GPTNeoXConfig", NEOX | {"rotary_pct": 0.5, "rotary_emb_base": 100}),
+    "gpt_neox_serial": (
+        "GPTNeoXConfig",
+        NEOX
+        | {"use_parallel_residual": False, "tie_word_embeddings": True, "layer_norm_eps": 1e-2}
+        | {"hidden_act": "gelu_new", "rope_scaling": {**LINEAR, "partial_rotary_factor": 1.0}},
+    ),
     "llama": ("LlamaConfig", LLAMA | {"num_key_value_heads": 2, "hidden_act": "gelu"}),
     "llama_tied": ("LlamaConfig", LLAMA | TIED_LLAMA),
     "llama_linear": ("LlamaConfig", LLAMA | {"rope_parameters": LINEAR}),
@@ -113,6 +124,12 @@ CASES = {
     "mamba2_biased": ("Mamba2Config", MAMBA2 | {"use_bias": True}),
     "mamba2_unusual": ("Mamba2Config", MAMBA2 | UNUSUAL_MAMBA2),
     "mistral": ("MistralConfig", LLAMA | {"num_key_value_heads": 2, "sliding_window": 5}),
+    "mixtral": ("MixtralConfig", SPARSE | {"num_local_experts": 4, "sliding_window": 5}),
+    "qwen3_moe": ("Qwen3MoeConfig", SPARSE | MIXED | {"norm_topk_prob": True}),
+    "qwen3_moe_mixed": (
+        "Qwen3MoeConfig",
+        SPARSE | MIXED | {"num_hidden_layers": 3, "decoder_sparse_step": 2, "mlp_only_layers": [0]},
+    ),
     "qwen2": ("Qwen2Config", LLAMA | {"num_key_value_heads": 2}),
     "qwen3": ("Qwen3Config", LLAMA | {"num_key_value_heads": 2, "head_dim": 16}),
 }
@@ -181,7 +198,7 @@ def plain_logits(model, params, tokens):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_logits_loss_and_every_gradient(reference, side):
+def test_logits_loss_and_every_gradient(reference, side, tmp_path):
     if side == "left" and reference.section["kind"] == "Mamba2" and reference.section["bias"]:
         pytest.skip("theirs convolves the biases of what pads a text on the left")
     tokens, present = padded(side)
@@ -220,11 +237,21 @@ def test_logits_loss_and_every_gradient(reference, side):
     leaves = tree.named_leaves(gradients)
     given = names.parameters(names.abstract(reference.ours))
     layout = names.layout(names.fitting(reference.section, given), given)
-    expected = {name: p.grad for name, p in reference.model.named_parameters()}
+    expected = as_saved(reference.model, tmp_path)
     assert layout.keys() == expected.keys()
     for name, tensor in layout.items():
         made = tensor.made(lambda path, index: np.asarray(leaves[path][index]))
         close(made, expected[name], 1e-4)
+
+
+def as_saved(model, directory):
+    """Gradients of a model as its tensors are in a file, where experts lie apart."""
+    twin = copy.deepcopy(model)
+    for weight, given in zip(twin.parameters(), model.parameters(), strict=True):
+        weight.data = given.grad
+    twin.save_pretrained(directory)
+    found = load_file(directory / "model.safetensors")
+    return {name: torch.tensor(array) for name, array in found.items()}
 
 
 def test_logits_without_positions_and_mask(reference):

@@ -15,9 +15,12 @@ from lm_research.models import (
     GPT2,
     DistilBERT,
     Gemma,
+    GPTNeoX,
     Hybrid,
     Llama,
     Mamba2,
+    Mixtral,
+    ModernBERT,
     RoBERTa,
     XLNet,
 )
@@ -29,19 +32,24 @@ MODELS = {
     "gemma3": Gemma(**SIZES, **SANDWICH, windows=(5, None), head_norms=True, local_base=50.0),
     "gpt2": GPT2(**SIZES, context=24),
     "gpt2_bare": GPT2(**SIZES, context=24, bias=False, tied=False),
+    "gpt_neox": GPTNeoX(**SIZES, fraction=0.5),
     "llama": Llama(**SIZES, kv_heads=2, hidden=48),
+    "llama_ahead": Llama(**SIZES, kv_heads=2, hidden=48, ahead=2),
     "bert": BERT(**SIZES, context=24),
     "bert_pair": BERT(**SIZES, context=24, pair=True),
     "roberta": RoBERTa(**SIZES, context=24),
+    "mixtral": Mixtral(**SIZES, kv_heads=2, hidden=24, experts=4, dense=(False, True)),
     "distilbert": DistilBERT(**SIZES, context=24),
     "albert": ALBERT(**SIZES, embedding=16, groups=1, context=24),
+    "modernbert": ModernBERT(**SIZES | {"layers": 4}, hidden=48, window=4),
     "qwen3": Llama(**SIZES, kv_heads=2, head=16, hidden=48, head_norms=True, tied=True),
     "xlnet": XLNet(**SIZES, causal=True),
     "mamba2": Mamba2(64, 32, 2, head=8, groups=2, state=12, chunk=5),
     "hybrid": Hybrid(64, 32, 3, 4, every=2, head=8, groups=2, state=12),
 }
 T = 12
-WEIGHTS = np.random.default_rng(7).normal(size=(2, T, 64)).astype(np.float32)
+ROWS = 4  # as many as the parts that a mesh cuts a batch into
+WEIGHTS = np.random.default_rng(7).normal(size=(ROWS, T, 64)).astype(np.float32)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -71,7 +79,7 @@ def both(model):
     """Of parameters: gradients and logits, jitted."""
 
     def total(params):
-        found = model.apply({"params": params}, tokens()).logits
+        found = model.apply({"params": params}, tokens(ROWS)).logits
         return (found * WEIGHTS).sum(), found
 
     return jax.jit(jax.grad(total, has_aux=True))
@@ -147,7 +155,7 @@ def test_sharded_is_whole(model, params, expected, alike):
     with mesh.Mesh(data=2, fsdp=2, tensor=2).activate():
         sharded = jax.device_put(params, mesh.shardings(boxed))
         leaves = tree.named_leaves(sharded).items()
-        kernel = re.compile(r"(attention/key|mixer/read)/kernel$")
+        kernel = re.compile(r"^stack/.*(attention/key|mixer/read)/kernel$")
         key = next(leaf for name, leaf in leaves if kernel.search(name))
         assert key.addressable_shards[0].data.shape[1:3] == (key.shape[1] / 2, key.shape[2] / 2)
         alike(both(model)(sharded), expected, 2e-5)

@@ -1,0 +1,301 @@
+"""Mixtral (Jiang et al., 2024) and Qwen3-MoE (Yang et al., 2025): a Llama with experts."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import flax.linen as nn
+
+from lm_research.errors import UserError
+from lm_research.layers import (
+    Attention,
+    Block,
+    Experts,
+    GatedMLP,
+    RMSNorm,
+    Rotary,
+    Stack,
+    head_norm,
+)
+from lm_research.layers.kernels import Kernel
+from lm_research.layers.mlp import Activation
+from lm_research.layers.scaling import Scaling
+from lm_research.layers.stack import Execution, Remat, shortest_period
+from lm_research.models.family import (
+    DECODER,
+    Family,
+    Row,
+    our_activation,
+    our_options,
+    their_activation,
+    their_options,
+)
+from lm_research.models.rope import DEFAULTS, rope_parameters, rotary
+from lm_research.models.transformer import Transformer
+
+
+def _sizes(width, layers, heads, kv_heads, head, hidden, experts, active, **choices):
+    sizes = dict(width=width, layers=layers, heads=heads, kv_heads=kv_heads, head=head)
+    return {**sizes, "hidden": hidden, "experts": experts, "active": active, **choices}
+
+
+_QWEN3 = dict(head_norms=True, epsilon=1e-6)
+SIZES = {  # width, layers, heads, kv_heads, head, hidden, experts, active
+    "mixtral-8x7b": _sizes(4096, 32, 32, 8, 128, 14336, 8, 2),
+    "mixtral-8x22b": _sizes(6144, 56, 48, 8, 128, 16384, 8, 2),
+    "qwen3-30b-a3b": _sizes(2048, 48, 32, 4, 128, 768, 128, 8, **_QWEN3),
+    "qwen3-235b-a22b": _sizes(4096, 94, 64, 4, 128, 1536, 128, 8, **_QWEN3),
+}
+
+
+def Mixtral(
+    vocab: int,
+    width: int = 512,
+    layers: int = 8,
+    heads: int = 8,
+    kv_heads: int = 8,
+    head: int | None = None,
+    hidden: int = 896,
+    experts: int = 8,
+    active: int = 2,
+    normalized: bool = True,
+    dense: tuple[bool, ...] = (False,),
+    dense_hidden: int | None = None,
+    activation: Activation = "silu",
+    base: float = 1_000_000.0,
+    scaling: Scaling | None = None,
+    window: int | None = None,
+    head_norms: bool = False,
+    tied: bool = False,
+    epsilon: float = 1e-5,
+    dropout: float = 0.0,
+    deviation: float = 0.02,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    execution: Execution = "auto",
+    remat: Remat = "none",
+    kernel: Kernel = "auto",
+) -> Transformer:
+    """A Mixtral; with `head_norms` a Qwen3-MoE.
+
+    Args:
+      vocab: V.
+      width, layers, heads, kv_heads: D, L, N and K.
+      head: H; None is D / N.
+      hidden: F of each expert.
+      experts: E.
+      active: how many of them read each token.
+      normalized: whether the weights of those sum to one.
+      dense: of the layers of a period, which is repeated, whether they have one MLP for all tokens.
+      dense_hidden: F of that MLP; None is as much as the active experts have.
+      base, scaling: of the rotary positions.
+      window: a query sees only so many keys back.
+      head_norms: whether queries and keys are normalised head by head.
+      tied, epsilon, dropout, deviation, dtype: as in `Llama`.
+
+    Raises:
+      ValueError: sizes that do not divide, or more active experts than there are.
+    """
+    if head is None and width % heads:
+        raise ValueError(f"width {width} is not a multiple of heads {heads}")
+    if heads % kv_heads:
+        raise ValueError(f"heads {heads} is not a multiple of kv_heads {kv_heads}")
+    if not 1 <= active <= experts:
+        raise ValueError(f"active is {active}; it takes 1 to {experts}, the experts that there are")
+    shared = dict(
+        initializer=nn.initializers.normal(deviation),
+        out_initializer=nn.initializers.normal(deviation / math.sqrt(2 * layers)),
+        dtype=dtype,
+    )
+
+    def block(dense: bool) -> Block:
+        attention = Attention(
+            *(heads, kv_heads, head or width // heads),
+            rotary=Rotary(base, scaling=scaling),
+            norm=head_norm(epsilon) if head_norms else None,
+            window=window,
+            kernel=kernel,
+            **shared,
+        )
+        if dense:
+            mlp = GatedMLP(dense_hidden or active * hidden, activation, **shared)
+        else:
+            mlp = Experts(experts, active, hidden, normalized, activation, **shared)
+        return Block(attention, mlp, RMSNorm(epsilon), dropout=dropout)
+
+    return Transformer(
+        vocab,
+        width,
+        Stack(layers, tuple(map(block, dense)), execution, remat),
+        RMSNorm(epsilon),
+        tied=tied,
+        dropout=dropout,
+        deviation=deviation,
+        dtype=dtype,
+    )
+
+
+# What their configs call our options; Qwen3-MoE's have two widths of MLPs.
+NAMES = {**DECODER, "experts": "num_local_experts", "active": "num_experts_per_tok"}
+QWEN3_NAMES = {
+    **NAMES,
+    "experts": "num_experts",
+    "normalized": "norm_topk_prob",
+    "hidden": "moe_intermediate_size",
+    "dense_hidden": "intermediate_size",
+}
+
+
+def _section(config: Mapping[str, Any], names: Mapping[str, str] = NAMES) -> dict[str, Any]:
+    heads = config["num_attention_heads"]
+    return {
+        "kind": "Mixtral",
+        **our_options(config, names),
+        "kv_heads": config["num_key_value_heads"] or heads,
+        "head": config["head_dim"] or config["hidden_size"] // heads,
+        "activation": our_activation(config["hidden_act"]),
+        **rotary(config),
+    }
+
+
+def _mixtral_section(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_section(config), "window": config["sliding_window"]}
+
+
+def _qwen3_section(config: Mapping[str, Any]) -> dict[str, Any]:
+    only, step = config["mlp_only_layers"] or (), config["decoder_sparse_step"]
+    dense = [i in only or (i + 1) % step > 0 for i in range(config["num_hidden_layers"])]
+    return {
+        **_section(config, QWEN3_NAMES),
+        "experts": config["num_local_experts"] or config["num_experts"],
+        "dense": list(shortest_period(dense)),
+        "head_norms": True,
+    }
+
+
+def _config(
+    section: Mapping[str, Any], sizes: Mapping[str, int], names: Mapping[str, str]
+) -> dict[str, Any]:
+    return {
+        **their_options(section, {**sizes, "F": section["hidden"]}, names),
+        "hidden_act": their_activation(section["activation"]),
+        "rope_parameters": rope_parameters(section["base"], section["scaling"]),
+        "rope_theta": section["base"],  # for transformers 4
+        "initializer_range": section["deviation"],
+    }
+
+
+def _mixtral_config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+    if not section["normalized"]:
+        raise UserError("MixtralForCausalLM takes model.normalized, weights that sum to one")
+    return {**_config(section, sizes, NAMES), "sliding_window": section["window"]}
+
+
+def _qwen3_config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+    dense = section["dense"]
+    return {
+        **_config(section, sizes, QWEN3_NAMES),
+        "intermediate_size": section["dense_hidden"] or section["active"] * section["hidden"],
+        "mlp_only_layers": [i for i in range(sizes["L"]) if dense[i % len(dense)]],
+        "decoder_sparse_step": 1,
+    }
+
+
+_LAYER = "model.layers.{L}."
+_EXPERT = _LAYER + "block_sparse_moe.experts.{E}."
+SHARED = (
+    Row("embedding/table", "model.embed_tokens.weight", "VD"),
+    Row("stack/blocks/attention_norm/scale", _LAYER + "input_layernorm.weight", "D"),
+    Row("stack/blocks/attention/query/kernel", _LAYER + "self_attn.q_proj.weight", "(NH)D"),
+    Row("stack/blocks/attention/key/kernel", _LAYER + "self_attn.k_proj.weight", "(KH)D"),
+    Row("stack/blocks/attention/value/kernel", _LAYER + "self_attn.v_proj.weight", "(KH)D"),
+    Row("stack/blocks/attention/out/kernel", _LAYER + "self_attn.o_proj.weight", "D(NH)"),
+    Row("stack/blocks/mlp_norm/scale", _LAYER + "post_attention_layernorm.weight", "D"),
+    Row("norm/scale", "model.norm.weight", "D"),
+    Row("head/table", "lm_head.weight", "VD", tied="embedding/table"),
+)
+DENSE = (
+    Row("stack/blocks/mlp/gate/kernel", _LAYER + "mlp.gate_proj.weight", "FD", optional=True),
+    Row("stack/blocks/mlp/up/kernel", _LAYER + "mlp.up_proj.weight", "FD", optional=True),
+    Row("stack/blocks/mlp/down/kernel", _LAYER + "mlp.down_proj.weight", "DF", optional=True),
+)
+MIXTRAL = Family(
+    kind="Mixtral",
+    model_type="mixtral",
+    architecture="MixtralForCausalLM",
+    rows=(
+        *SHARED,
+        Row("stack/blocks/mlp/router/kernel", _LAYER + "block_sparse_moe.gate.weight", "ED"),
+        Row("stack/blocks/mlp/experts_gate/kernel", _EXPERT + "w1.weight", "FD"),
+        Row("stack/blocks/mlp/experts_down/kernel", _EXPERT + "w2.weight", "DF"),
+        Row("stack/blocks/mlp/experts_up/kernel", _EXPERT + "w3.weight", "FD"),
+    ),
+    section=_mixtral_section,
+    config=_mixtral_config,
+    defaults={
+        **DEFAULTS,
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": None,
+        "intermediate_size": 14336,
+        "hidden_act": "silu",
+        "rope_theta": 1e6,
+        "max_position_embeddings": 131072,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "rms_norm_eps": 1e-5,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+    },
+    fixed={"router_jitter_noise": 0.0},
+    # The initial weights; dropout and losses of the router, choices of training.
+    inert=(
+        *("initializer_range", "attention_dropout"),
+        *("output_router_logits", "router_aux_loss_coef"),
+    ),
+    prefix="model.",
+)
+_EXPERT = _LAYER + "mlp.experts.{E}."
+QWEN3 = dataclasses.replace(
+    MIXTRAL,
+    model_type="qwen3_moe",
+    architecture="Qwen3MoeForCausalLM",
+    rows=(
+        *SHARED,
+        Row("stack/blocks/attention/query_norm/scale", _LAYER + "self_attn.q_norm.weight", "H"),
+        Row("stack/blocks/attention/key_norm/scale", _LAYER + "self_attn.k_norm.weight", "H"),
+        *DENSE,
+        Row("stack/blocks/mlp/router/kernel", _LAYER + "mlp.gate.weight", "ED"),
+        Row("stack/blocks/mlp/experts_gate/kernel", _EXPERT + "gate_proj.weight", "FD"),
+        Row("stack/blocks/mlp/experts_down/kernel", _EXPERT + "down_proj.weight", "DF"),
+        Row("stack/blocks/mlp/experts_up/kernel", _EXPERT + "up_proj.weight", "FD"),
+    ),
+    section=_qwen3_section,
+    config=_qwen3_config,
+    defaults={
+        **MIXTRAL.defaults,
+        "vocab_size": 151936,
+        "hidden_size": 2048,
+        "num_hidden_layers": 24,
+        "num_key_value_heads": 4,
+        "intermediate_size": 6144,
+        "moe_intermediate_size": 768,
+        "rope_theta": 1e4,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "num_experts": 128,  # since transformers 5 under the other name
+        "num_local_experts": None,
+        "num_experts_per_tok": 8,
+        "norm_topk_prob": False,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": None,
+    },
+    fixed={"attention_bias": False, "use_sliding_window": False},
+    # A window that is not used leaves its size.
+    inert=(*MIXTRAL.inert, "sliding_window", "max_window_layers"),
+    without=("window",),
+)
+FAMILIES = (MIXTRAL, QWEN3)

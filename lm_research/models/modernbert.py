@@ -1,0 +1,248 @@
+"""ModernBERT (Warner et al., 2024): rotary positions, gated MLPs, and layers mostly local."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import flax.linen as nn
+
+from lm_research.errors import UserError
+from lm_research.layers import Attention, Block, GatedMLP, LayerNorm, Rotary, Stack
+from lm_research.layers.kernels import Kernel
+from lm_research.layers.mlp import Activation
+from lm_research.layers.stack import Execution, Remat
+from lm_research.models.family import Family, Row, our_activation, their_activation
+from lm_research.models.heads import HeadTransform
+from lm_research.models.transformer import Transformer
+
+SIZES = {  # width, layers, heads, hidden
+    "base": (768, 22, 12, 1152),
+    "large": (1024, 28, 16, 2624),
+}
+FULL, LOCAL = "full_attention", "sliding_attention"
+
+
+def ModernBERT(
+    vocab: int,
+    width: int = 768,
+    layers: int = 22,
+    heads: int = 12,
+    hidden: int = 1152,
+    every: int = 3,
+    window: int = 64,
+    base: float = 160_000.0,
+    local_base: float = 10_000.0,
+    activation: Activation = "gelu",
+    head: bool = True,
+    head_activation: Activation = "gelu",
+    epsilon: float = 1e-5,
+    dropout: float = 0.0,
+    attention_dropout: float = 0.0,
+    deviation: float = 0.02,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    execution: Execution = "auto",
+    remat: Remat = "none",
+    kernel: Kernel = "auto",
+) -> Transformer:
+    """A ModernBERT.
+
+    Args:
+      vocab: V.
+      width, layers, heads, hidden: D, L, N and F; the head size is D / N.
+      every: the first of so many layers sees all tokens, the others are local.
+      window: how far a local layer sees to each side.
+      base, local_base: of the rotary positions of either kind.
+      activation: of the gates of the MLPs; `head_activation`: of the vocabulary head's transform.
+      head: whether there is a vocabulary head.
+      epsilon: of the norms.
+      dropout: rate on embeddings and on what blocks add to the stream.
+      attention_dropout: rate on the weights that attention gives to keys.
+      deviation: of the initial weights; products that write to the stream start smaller by sqrt(2
+        L).
+      dtype: of the products' operands.
+
+    Raises:
+      ValueError: the width is not a multiple of the heads.
+    """
+    if width % heads:
+        raise ValueError(f"width {width} is not a multiple of heads {heads}")
+    normal = nn.initializers.normal(deviation)
+    out = nn.initializers.normal(deviation / math.sqrt(2 * layers))
+    shared = dict(initializer=normal, out_initializer=out, dtype=dtype)
+    norm = lambda: LayerNorm(epsilon, bias=False)  # Linen shares what is one module
+
+    def block(full: bool, bare: bool = False) -> Block:
+        attention = Attention(
+            heads,
+            heads,
+            width // heads,
+            rotary=Rotary(base if full else local_base),
+            window=None if full else window + 1,  # itself included
+            dropout=attention_dropout,
+            kernel=kernel,
+            **shared,
+        )
+        mlp = GatedMLP(hidden, activation, **shared)
+        return Block(attention, mlp, norm(), dropout=dropout, bare=bare)
+
+    # The first layer reads what the embedding's norm has just normalised.
+    period = tuple(block(full=i % every == 0) for i in range(1, every + 1))
+    transform = HeadTransform(head_activation, epsilon, False, False, out, dtype)
+    return Transformer(
+        vocab,
+        width,
+        Stack(layers, period, execution, remat, block(full=True, bare=True)),
+        norm(),
+        causal=False,
+        dropout=dropout,
+        deviation=deviation,
+        dtype=dtype,
+        embedding_norm=norm(),
+        predicts=head,
+        transform=transform if head else None,
+        head_bias=head,
+    )
+
+
+def _section(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": "ModernBERT",
+        "vocab": config["vocab_size"],
+        "width": config["hidden_size"],
+        "layers": config["num_hidden_layers"],
+        "heads": config["num_attention_heads"],
+        "hidden": config["intermediate_size"],
+        "every": _every(config),
+        "window": config["local_attention"] // 2,
+        **_bases(config),
+        "activation": our_activation(config["hidden_activation"]),
+        "head_activation": our_activation(config["classifier_activation"]),
+        "epsilon": config["norm_eps"],
+    }
+
+
+def _every(config: Mapping[str, Any]) -> int:
+    """Of how many layers the first sees all tokens: `layer_types` says it since transformers 5."""
+    kinds = config["layer_types"]
+    if kinds is None:
+        return config["global_attn_every_n_layers"]
+    for every in range(1, len(kinds) + 1):
+        if list(kinds) == [LOCAL if i % every else FULL for i in range(len(kinds))]:
+            return every
+    raise UserError(
+        f"config.json has layer_types {kinds}; it takes {FULL} first and at equal distances, and "
+        f"{LOCAL} between"
+    )
+
+
+def _bases(config: Mapping[str, Any]) -> dict[str, float]:
+    """Of the rotary positions: `rope_parameters` has them since transformers 5."""
+    found = {}
+    for name, kind, old in (("base", FULL, "global"), ("local_base", LOCAL, "local")):
+        rope = {"rope_type": "default", **((config["rope_parameters"] or {}).get(kind) or {})}
+        theta = rope.pop("rope_theta", config[f"{old}_rope_theta"])
+        if rope != {"rope_type": "default"}:
+            raise UserError(f"config.json scales the rotary positions of {kind} by {rope}")
+        found[name] = float(theta)
+    return found
+
+
+def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+    every, bases = section["every"], {FULL: section["base"], LOCAL: section["local_base"]}
+    return {
+        "vocab_size": sizes["V"],
+        "hidden_size": sizes["D"],
+        "num_hidden_layers": sizes["L"],
+        "num_attention_heads": sizes["N"],
+        "intermediate_size": sizes["F"],
+        "local_attention": 2 * section["window"],
+        "layer_types": [LOCAL if i % every else FULL for i in range(sizes["L"])],
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()
+        },
+        # For transformers 4.
+        "global_attn_every_n_layers": every,
+        "global_rope_theta": section["base"],
+        "local_rope_theta": section["local_base"],
+        "hidden_activation": their_activation(section["activation"]),
+        "classifier_activation": their_activation(section["head_activation"]),
+        "norm_eps": section["epsilon"],
+        "embedding_dropout": section["dropout"],
+        "mlp_dropout": section["dropout"],
+        "attention_dropout": section["attention_dropout"],
+        "initializer_range": section["deviation"],
+    }
+
+
+TRUNK = (
+    Row("embedding/table", "model.embeddings.tok_embeddings.weight", "VD"),
+    Row("embedding_norm/scale", "model.embeddings.norm.weight", "D"),
+    Row("stack/blocks/attention_norm/scale", "model.layers.{L}.attn_norm.weight", "D"),
+    Row("stack/blocks/attention/query/kernel", "model.layers.{L}.attn.Wqkv.weight", "+(NH)D"),
+    Row("stack/blocks/attention/key/kernel", "model.layers.{L}.attn.Wqkv.weight", "+(KH)D"),
+    Row("stack/blocks/attention/value/kernel", "model.layers.{L}.attn.Wqkv.weight", "+(KH)D"),
+    Row("stack/blocks/attention/out/kernel", "model.layers.{L}.attn.Wo.weight", "D(NH)"),
+    Row("stack/blocks/mlp_norm/scale", "model.layers.{L}.mlp_norm.weight", "D"),
+    Row("stack/blocks/mlp/gate/kernel", "model.layers.{L}.mlp.Wi.weight", "+FD"),
+    Row("stack/blocks/mlp/up/kernel", "model.layers.{L}.mlp.Wi.weight", "+FD"),
+    Row("stack/blocks/mlp/down/kernel", "model.layers.{L}.mlp.Wo.weight", "DF"),
+    Row("norm/scale", "model.final_norm.weight", "D"),
+)
+HEAD = (
+    Row("transform/kernel", "head.dense.weight", "CD"),
+    Row("transform/norm_scale", "head.norm.weight", "C"),
+    Row("head_bias", "decoder.bias", "V"),
+    Row("head/table", "decoder.weight", "VD", tied="embedding/table"),
+)
+
+MASKED = Family(
+    kind="ModernBERT",
+    model_type="modernbert",
+    architecture="ModernBertForMaskedLM",
+    rows=(*TRUNK, *HEAD),
+    section=_section,
+    config=_config,
+    defaults={
+        "vocab_size": 50368,
+        "hidden_size": 768,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 12,
+        "intermediate_size": 1152,
+        "local_attention": 128,
+        "layer_types": None,
+        "global_attn_every_n_layers": 3,
+        "rope_parameters": None,
+        "global_rope_theta": 160_000.0,
+        "local_rope_theta": 10_000.0,
+        "max_position_embeddings": 8192,
+        "hidden_activation": "gelu",
+        "classifier_activation": "gelu",
+        "norm_eps": 1e-5,
+    },
+    fixed={
+        "attention_bias": False,
+        "mlp_bias": False,
+        "norm_bias": False,
+        "classifier_bias": False,
+        "decoder_bias": True,
+        "tie_word_embeddings": True,
+    },
+    # Initial weights, dropout, how its own code computes, and what other architectures' heads take.
+    inert=(
+        *("initializer_range", "initializer_cutoff_factor", "embedding_dropout", "mlp_dropout"),
+        *("attention_dropout", "deterministic_flash_attn", "reference_compile"),
+        *("repad_logits_with_grad", "sparse_prediction", "sparse_pred_ignore_index"),
+        *("classifier_pooling", "classifier_dropout", "layer_norm_eps", "position_embedding_type"),
+        *("cls_token_id", "sep_token_id", "gradient_checkpointing"),
+    ),
+    prefix="model.",
+)
+BARE = dataclasses.replace(
+    MASKED,
+    architecture="ModernBertModel",
+    rows=TRUNK,
+    section=lambda config: {**_section(config), "head": False},
+)
+
+FAMILIES = (MASKED, BARE)
