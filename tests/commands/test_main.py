@@ -67,7 +67,7 @@ def test_config_files(command, tmp_path, code, parts):
         ("model.width.size=3", ["model.width is 16", "not a section"]),
         ("model=3", ["model is a section", "--config.model."]),
         ("model.kind=GPT3", ["model.kind", "'GPT3'", "'GPT2'"]),
-        ("model.kind=AdamW", ["model.kind", "'AdamW'", "GPT2, Llama"]),
+        ("model.kind=AdamW", ["model.kind", "'AdamW'", "GPT2, "]),
         ("steps=many", ["--config.steps=many", "int"]),
         ("steps=1.5", ["--config.steps=1.5", "int"]),
         ("optimizer.peak=fast", ["--config.optimizer.peak=fast", "float"]),

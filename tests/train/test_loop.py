@@ -239,7 +239,7 @@ def test_a_hugging_face_directory_as_a_start(tiny, tmp_path, gpt2):
     [
         ("missing", ["missing: transformer.h.0.attn.c_attn.weight"]),
         ("shape", ["wrong shape: transformer.wpe.weight", "[8, 16]", "[16, 16]"]),
-        ("architecture", ["BertForMaskedLM", "GPT2LMHeadModel"]),
+        ("architecture", ["FalconForCausalLM", "GPT2LMHeadModel"]),
         ("weights", ["model.safetensors"]),
     ],
 )
@@ -257,7 +257,7 @@ def test_a_hugging_face_directory_that_is_refused(tiny, tmp_path, gpt2, harm, pa
         path.unlink()
     if harm == "architecture":
         config = json.loads((gpt2 / "config.json").read_text())
-        config |= {"architectures": ["BertForMaskedLM"], "model_type": "bert"}
+        config |= {"architectures": ["FalconForCausalLM"], "model_type": "falcon"}
         (gpt2 / "config.json").write_text(json.dumps(config))
     line(tiny("steps=2,every=2", f"--config.init={gpt2}"), str(gpt2), *parts)
     assert not (tmp_path / "run" / "config.json").exists()
