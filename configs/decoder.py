@@ -1,7 +1,8 @@
 """A decoder of any published size on OpenWebText or on text files, from scratch or a checkpoint.
 
     python -m lm_research train --config=configs/decoder.py:size=smollm2-135m --workdir=runs/smol
-    python -m lm_research train --config=configs/decoder.py:size=mixtral-8x7b,objective=middle ...
+    python -m lm_research train --config=configs/decoder.py:size=smollm2-135m,source=docs,batch=8 \
+        --workdir=runs/docs
     python -m lm_research train --config=configs/decoder.py:size=gemma-3-270m,source=text \
         --config.data.source.paths=my.txt --workdir=runs/gemma
 """
@@ -32,6 +33,7 @@ OBJECTIVES = {
 SOURCES = {
     "tfds": dict(kind="TFDS", name="openwebtext", split="train", data_dir=placeholder(str)),
     "text": dict(kind="Documents", paths=placeholder(str)),
+    "docs": dict(kind="PythonDocs"),  # what every Python carries
 }
 
 
