@@ -96,8 +96,8 @@ def load(directory: str | Path, model: nn.Module) -> Any:
     besides.
 
     Raises:
-      UserError: tensors are missing, of another shape or of no use to the model, or weights that it
-        ties differ.
+      UserError: tensors are missing, of another shape or of no use to the model, weights that it
+        ties differ, or a weight is NaN or infinite.
     """
     directory = Path(directory)
     boxed = names.abstract(model)
@@ -123,6 +123,9 @@ def load(directory: str | Path, model: nn.Module) -> Any:
             key = tuple((cut.start, cut.stop) for cut in index)
             if key not in read:
                 read[key] = _read(stored, pieces[path], index)
+                if not np.isfinite(read[key].sum()) and not np.isfinite(read[key]).all():
+                    where = listed(list(dict.fromkeys(name for name, _ in pieces[path])))
+                    raise UserError(f"{directory} has NaN or infinity in {where}")
             return read[key]
 
         # Waiting keeps the host from reading ahead of the copies to its devices.
