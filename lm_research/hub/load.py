@@ -123,9 +123,6 @@ def load(directory: str | Path, model: nn.Module) -> Any:
             key = tuple((cut.start, cut.stop) for cut in index)
             if key not in read:
                 read[key] = _read(stored, pieces[path], index)
-                if not np.isfinite(read[key].sum()) and not np.isfinite(read[key]).all():
-                    where = listed(list(dict.fromkeys(name for name, _ in pieces[path])))
-                    raise UserError(f"{directory} has NaN or infinity in {where}")
             return read[key]
 
         # Waiting keeps the host from reading ahead of the copies to its devices.
@@ -145,6 +142,8 @@ def _read(
         if all(0 <= i < cut.stop - cut.start for i, cut in zip(place, index)):
             read = lambda cut, name=name: stored.read(name, cut)
             result[place] = part.read(read, index[depth:])
+            if not np.isfinite(result[place]).all():
+                raise UserError(f"{name} in {stored.directory} has NaN or infinity in it")
     return result
 
 
