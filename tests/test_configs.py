@@ -45,6 +45,10 @@ SHRUNK = {
         {"data.tokenizer.vocab": 257, "data.heldout": 0.2},
     ),
     "mamba2": ("vocab=257,width=16,layers=2,every=2,length=16,batch=8,steps=4", {}),
+    "pretrain": (
+        "family=bert,width=16,layers=1,heads=2,vocab=400,length=16,batch=8,steps=4",
+        {"data.heldout": 0.2},
+    ),
     "quickstart": ("vocab=257,width=16,layers=1,length=16,batch=8,steps=4", {}),
     "t5": (
         "vocab=512,width=16,layers=1,length=24,batch=8,steps=4",
