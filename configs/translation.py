@@ -1,7 +1,9 @@
-"""The original Transformer, base or big, on pairs of texts: two parallel files, .tsv or .jsonl.
+"""The original Transformer, BART, mBART or Marian on pairs of texts: parallel files, .tsv, .jsonl.
 
     python -m lm_research train --config=configs/translation.py \
         --config.data.source.paths=train.en,train.de --workdir=runs/translation
+    python -m lm_research train --config=configs/translation.py:family=marian \
+        --config.data.source.paths=pairs.tsv --config.init=MARIAN_DIRECTORY --workdir=runs/marian
     python -m lm_research generate --checkpoint=runs/translation --prompt='A dog runs.' --greedy
 """
 
@@ -9,13 +11,28 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from lm_research.config import knobs, known
-from lm_research.models.original import SIZES
+from lm_research.models import bart, original
+
+MARIAN = dict(activation="silu", sinusoidal=True, embedding_norm=False, head_bias=True)
+FAMILIES = {  # sizes by name, and what else makes the model
+    "original": (original.SIZES, dict(kind="OriginalTransformer")),
+    "bart": ({name: bart.SIZES[name] for name in ("base", "large")}, dict(kind="BART")),
+    "mbart": (
+        {"large": bart.SIZES["large"]},
+        dict(kind="BART", norm_first=True, embedding_scale=True),
+    ),
+    "marian": (
+        {"base": bart.SIZES["marian"]},
+        dict(kind="BART", embedding_scale=True, **MARIAN),
+    ),
+}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Knobs: size (base, big); width, layers, heads (0: the size's); vocab, length, others."""
+    """Knobs: family, size; width, layers, heads (0: the size's); vocab, length, others."""
     knob = knobs(
         arg,
+        family="original",
         size="base",
         width=0,
         layers=0,
@@ -28,20 +45,23 @@ def get_config(arg: str = "") -> ConfigDict:
         warmup=4_000,
         dtype="bfloat16",
     )
-    known(knob.size, SIZES, "size of the original Transformer")
-    width, layers, heads, hidden, dropout = SIZES[knob.size]
+    known(knob.family, FAMILIES, "family of translators")
+    sizes, options = FAMILIES[knob.family]
+    known(knob.size, sizes, f"size of {knob.family}")
+    width, layers, heads, hidden, *dropout = sizes[knob.size]
     width = knob.width or width
     warmup = min(knob.warmup, max(1, knob.steps // 4))
     return ConfigDict(
         dict(
             model=dict(
-                kind="OriginalTransformer",
+                **options,
                 vocab=placeholder(int),
                 width=width,
                 layers=knob.layers or layers,
                 heads=knob.heads or heads,
                 hidden=4 * width if knob.width else hidden,
-                dropout=dropout,
+                dropout=dropout[0] if dropout else 0.1,
+                start=0,  # the tokenizer's end of a text
                 dtype=knob.dtype,
             ),
             objective=dict(kind="Seq2Seq", length=knob.length, smoothing=0.1),

@@ -10,7 +10,7 @@ import pytest
 from lm_research import mesh
 from lm_research.commands import config_flag
 from lm_research.infer import generate, score
-from lm_research.models import gemma, gpt_neox, llama, mixtral
+from lm_research.models import gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3, t5
 from lm_research.train import loop
 from lm_research.train.restore import open_checkpoint
 
@@ -44,6 +44,7 @@ SHRUNK = {
         "width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text",
         {"data.tokenizer.vocab": 257, "data.heldout": 0.2},
     ),
+    "mamba2": ("vocab=257,width=16,layers=2,every=2,length=16,batch=8,steps=4", {}),
     "pretrain": (
         "family=bert,width=16,layers=1,heads=2,vocab=400,length=16,batch=8,steps=4",
         {"data.heldout": 0.2},
@@ -53,13 +54,18 @@ SHRUNK = {
         "vocab=512,width=16,layers=1,length=24,batch=8,steps=4",
         {"model.heads": 2, "model.head": 8, "data.heldout": 0.2},
     ),
-    "translation": ("vocab=257,width=16,layers=1,heads=2,length=24,batch=8,steps=4", {}),
+    "translation": (
+        "family=mbart,size=large,vocab=257,width=16,layers=1,heads=2,length=24,batch=8,steps=4",
+        {},
+    ),
     "shakespeare_char": ("width=16,layers=1,length=16,batch=8,steps=4,dispatch=1", {}),
     "xlnet": ("vocab=257,width=16,layers=1,heads=2,length=16,batch=8,steps=4", {}),
 }
 FIELDS = {"log.tensorboard": False, "log.samples.every": 0, "data.source.paths": "text.txt"}
 
-DECODERS = [size for family in (gemma, gpt_neox, llama, mixtral) for size in family.SIZES]
+DECODERS = [
+    size for family in (gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3) for size in family.SIZES
+]
 
 
 def shrunk(name, directory):
@@ -108,6 +114,7 @@ def test_trains_resumes_and_generates_or_scores(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "argument",
     ["quickstart", *(f"gpt2_small.py:size={size}" for size in ("small", "medium", "large", "xl"))]
+    + [f"mamba2.py:size={size}" for size in ("tiny", "130m", "370m", "780m", "1.3b", "2.7b")]
     + [f"xlnet.py:size={size}" for size in ("tiny", "base", "large")]
     + [f"shakespeare_char.py:run={run}" for run in ("cpu", "gpu")]
     + [f"decoder.py:size={size}" for size in DECODERS]
@@ -116,6 +123,12 @@ def test_trains_resumes_and_generates_or_scores(name, tmp_path, monkeypatch):
     + ["bert.py:family=distilbert,unit=word"]
     + [f"bert.py:family=modernbert,size={size},length=1024" for size in ("base", "large")]
     + [f"electra.py:size={size}" for size in ("small", "base", "large")]
+    + [f"t5.py:size={size}" for size in t5.SIZES]
+    + [f"t5.py:version=1.0,size={size},objective=denoisers" for size in t5.FIRST_SIZES]
+    + ["t5.py:objective=seq2seq,length=128"]
+    + [f"translation.py:size={size}" for size in ("base", "big")]
+    + [f"translation.py:family=bart,size={size}" for size in ("base", "large")]
+    + ["translation.py:family=mbart,size=large", "translation.py:family=marian"]
     + [
         f"bert.py:family=albert,size={size},pairs=order"
         for size in ("base", "large", "xlarge", "xxlarge")
@@ -128,6 +141,8 @@ def test_as_published_is_an_experiment(argument):
     from lm_research.train.journal import check_samples
 
     config = config_flag.loaded(str(CONFIGS / argument) + ("" if ":" in argument else ".py"))
+    if config.data.kind == "Parallel":
+        config.data.source.paths = "pairs.tsv"  # the user's own
     given = completed(config)
     x = experiment({**given, "model": {"vocab": 257, **given["model"]}})
     check_samples(x, Bytes().train(()))

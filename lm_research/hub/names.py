@@ -172,7 +172,7 @@ def fitting(section: Mapping[str, Any], given: Mapping[str, Parameter]) -> Famil
     kind = section["kind"]
     candidates = [family for family in families() if family.kind == kind]
     if not candidates:
-        known = ", ".join(dict.fromkeys(family.kind for family in families()))
+        known = ", ".join(dict.fromkeys(family.kind for family in families() if family.kind))
         raise UserError(f"model.kind {kind} has no Hugging Face architecture; these have: {known}")
     differences = [
         [f"model.{name}" for name in family.without if section.get(name)] + strangers(family, given)

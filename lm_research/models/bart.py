@@ -285,6 +285,7 @@ def _trunk(family: Family, architecture: str) -> Family:
     """Without the head's bias, which files of a bare trunk lack; the head itself is tied."""
     return dataclasses.replace(
         family,
+        kind=None,  # written with a bias of zeros
         architecture=architecture,
         rows=tuple(row for row in family.rows if row is not BIAS),
         section=lambda config: {**family.section(config), "head_bias": False},

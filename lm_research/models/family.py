@@ -43,7 +43,7 @@ class Family:
     tensors are all there, whatever its config says, and tensors of the others are let be.
 
     Attributes:
-      kind: ours.
+      kind: ours; None where it is read and never written.
       model_type, architecture: theirs.
       rows: every parameter's tensor.
       section: our model section, given their config completed by `defaults`.
@@ -61,7 +61,7 @@ class Family:
         files hold a tensor.
     """
 
-    kind: str
+    kind: str | None
     model_type: str
     architecture: str
     rows: tuple[Row, ...]

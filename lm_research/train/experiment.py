@@ -159,6 +159,9 @@ PACKAGES = {
     "optimizer": optimizers,
 }
 
+# Fields of a model that are ids of tokens.
+TOKENS = ("start", "first")
+
 SCALARS = ("seed", "steps", "init", "resume")
 
 # What may change when a run is continued: none of it changes what is computed.
@@ -193,8 +196,9 @@ def completed(given: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"{name} lacks kind; it takes one of {', '.join(package.__all__)}")
         config.known(result[name]["kind"], package.__all__, f"kind of {name} (at {name}.kind)")
     for name, value in result["model"].items():
-        if type(value) is int and value < 1:  # they all count something
-            raise UserError(f"model.{name} is {value}; it takes a number from 1 on")
+        least = 0 if name in TOKENS else 1  # the others all count something
+        if type(value) is int and value < least:
+            raise UserError(f"model.{name} is {value}; it takes a number from {least} on")
     for name, kind in KINDS.items():
         result[name] = {"kind": kind, **result[name]}
     if not isinstance(samples := result["log"].get("samples", {}), Mapping):
