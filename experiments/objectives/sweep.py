@@ -53,6 +53,8 @@ def config(name: str, options: argparse.Namespace) -> Any:
     if name not in FAMILIES:
         found.model = trunk(options, causal=name != "masked")
         found.objective = dict(kind=KINDS[name], length=options.length)
+    if T5:  # gated, with one table of tokens: about as many parameters as the plain trunk
+        found.model.update(hidden=8 * options.width // 3, tied=True)
     found.log.tensorboard = False
     if options.paths:
         found.data.source.paths = options.paths
