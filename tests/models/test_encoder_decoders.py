@@ -1,5 +1,7 @@
 """Each encoder-decoder against `transformers`, and what holds for all: a line in CASES each."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -125,6 +127,17 @@ def segments(present):
     return Mask(segments=(present, present))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def measured(model, params, tokens, given, targets, weights):
+    """The loss, logits and gradients: one program for all sides."""
+
+    def total(params):
+        output = model.apply({"params": params}, tokens, **given)
+        return token_loss(output, targets, weights)["loss"].total, output.logits
+
+    return jax.value_and_grad(total, has_aux=True)(params)
+
+
 @pytest.mark.parametrize("sides", ["left left", "right right", "left right"])
 def test_logits_loss_and_every_gradient(reference, near, sides):
     source, sourced = padded(sides.split()[0], S, SOURCES, 1)
@@ -143,30 +156,20 @@ def test_logits_loss_and_every_gradient(reference, near, sides):
     reference.model.zero_grad()
     loss.backward()
 
-    def total(params):
-        output = reference.ours.apply(
-            {"params": params},
-            tokens,
-            source=source,
-            source_mask=segments(sourced),
-            mask=segments(present),
-        )
-        found = token_loss(output, targets, present.astype(np.float32))
-        return found["loss"].total, output.logits
-
-    (value, ours), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(reference.params)
+    given = {"source": source, "source_mask": segments(sourced), "mask": segments(present)}
+    (value, ours), gradients = measured(
+        reference.ours, reference.params, tokens, given, targets, present.astype(np.float32)
+    )
     near(np.asarray(ours)[present == 1], theirs[torch.tensor(present == 1)], TOLERANCE)
     near(value, loss, TOLERANCE)
     leaves = tree.named_leaves(gradients)
-    given = names.parameters(names.abstract(reference.ours))
-    layout = names.layout(names.fitting(reference.section, given), given)
+    parameters = names.parameters(names.abstract(reference.ours))
+    layout = names.layout(names.fitting(reference.section, parameters), parameters)
     expected = {name: p.grad for name, p in reference.trained()}
     assert layout.keys() - {"final_logits_bias"} == expected.keys()
     for name in expected:
         tensor = layout[name]
-        made = tensor.made(
-            lambda path, layer: np.asarray(leaves[path] if layer is None else leaves[path][layer])
-        )
+        made = tensor.made(lambda path, index: np.asarray(leaves[path][index]))
         if not name.endswith("k_proj.bias"):  # nothing but rounding
             near(made, expected[name], 1e-4)
 

@@ -214,6 +214,14 @@ def plain_logits(model, params, tokens):
     return model.apply({"params": params}, tokens).logits
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def measured(model, params, tokens, given, batch):
+    """Logits, and the loss with its gradients: one program for either side."""
+    total = lambda params: Causal(LENGTH - 1).measure(model, params, batch)["loss"].total
+    logits = model.apply({"params": params}, tokens, **given).logits
+    return logits, jax.value_and_grad(total)(params)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_logits_loss_and_every_gradient(reference, side, tmp_path):
     if side == "left" and reference.section["kind"] == "Mamba2" and reference.section["bias"]:
@@ -235,25 +243,13 @@ def test_logits_loss_and_every_gradient(reference, side, tmp_path):
     loss = (each * torch.tensor(weights)).sum()
     loss.backward()
 
-    def total(params):
-        return Causal(LENGTH - 1).measure(reference.ours, params, batch)["loss"].total
-
-    def logits(params):
-        return reference.ours.apply(
-            {"params": params},
-            tokens,
-            position=positions(present),
-            mask=Mask(segments=(present, present)),
-        ).logits
-
-    ours, (value, gradients) = jax.jit(lambda p: (logits(p), jax.value_and_grad(total)(p)))(
-        reference.params
-    )
+    given = {"position": positions(present), "mask": Mask(segments=(present, present))}
+    ours, (value, gradients) = measured(reference.ours, reference.params, tokens, given, batch)
     close(np.asarray(ours)[present == 1], theirs[torch.tensor(present == 1)])
     close(value, loss)
     leaves = tree.named_leaves(gradients)
-    given = names.parameters(names.abstract(reference.ours))
-    layout = names.layout(names.fitting(reference.section, given), given)
+    parameters = names.parameters(names.abstract(reference.ours))
+    layout = names.layout(names.fitting(reference.section, parameters), parameters)
     expected = as_saved(reference.model, tmp_path)
     assert layout.keys() == expected.keys()
     # A key's bias has no gradient but rounding, which is a part of the others'.
