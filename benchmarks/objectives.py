@@ -1,9 +1,9 @@
 """How far each objective comes on the Python documentation, beside the entropy of its targets.
 
-    python benchmarks/objectives.py --seconds=300
+    python benchmarks/objectives.py
 
-A run is the user's command, on `configs/pretrain.py`. The bar is a part of the unigram entropy:
-what a model would lose that knew how frequent each target is, and nothing else.
+A run is the user's command on a config of this project, made small. The bar is a part of the
+unigram entropy: what a model would lose that knew how frequent each target is, and nothing else.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import math
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,26 +20,32 @@ from typing import Any
 import record
 
 ROOT = Path(__file__).parents[1]
-RUNS = {  # knobs of each, and the part of the unigram entropy that is the bar
-    "causal": ("family=llama,objective=causal", 0.8),
-    "prefix": ("family=llama,objective=prefix", 0.8),
-    "fill in the middle": ("family=llama,objective=fill_in_the_middle", 0.8),
-    "several tokens": ("family=llama,objective=multi_token", 0.8),
-    "masked": ("family=bert,objective=masked", 0.9),
-    "next sentence": ("family=bert,objective=next_sentence", 0.9),
-    "sentence order": ("family=bert,objective=sentence_order", 0.9),
-    "replaced tokens": ("family=electra,objective=replaced_tokens", 0.9),
-    "permutation": ("family=xlnet,objective=permutation", 0.9),
-    "span corruption": ("family=t5,objective=span_corruption", 0.8),
-    "denoisers": ("family=t5,objective=denoisers", 0.8),
+TINY = "width=128,layers=4,heads=2,vocab=2048,length=128,batch=32,peak=2e-3"
+BERT = "bert.py:source=text,size=tiny,vocab=2048,batch=32,dropout=0.0,peak=2e-3"
+LOSSES = ("cross_entropy", "masked_loss", "loss")  # of the targets alone, the first that there is
+RUNS = {  # the config of each, and the part of the unigram entropy that is the bar
+    "causal": (f"pretrain.py:family=llama,objective=causal,steps=600,{TINY}", 0.8),
+    "masked": (f"pretrain.py:family=bert,objective=masked,steps=2000,{TINY}", 0.9),
+    "permutation": (f"pretrain.py:family=xlnet,objective=permutation,steps=1500,{TINY}", 0.9),
+    "span corruption": (f"pretrain.py:family=t5,objective=spans,steps=1500,{TINY}", 0.8),
+    "prefix": (f"pretrain.py:family=llama,objective=prefix,steps=600,{TINY}", 0.8),
+    "fill in the middle": (f"pretrain.py:family=llama,objective=middle,steps=600,{TINY}", 0.8),
+    "denoisers": (f"pretrain.py:family=t5,objective=denoisers,steps=1500,{TINY}", 0.8),
+    "replaced tokens": (
+        "electra.py:source=text,width=128,layers=4,heads=2,vocab=2048,batch=32,peak=2e-3,dropout=0.0,"
+        "steps=1500",
+        0.9,
+    ),
+    "next sentence": (f"{BERT},pairs=next,steps=2000", 0.9),
+    "sentence order": (f"{BERT},pairs=order,steps=2000", 0.9),
 }
 
 
-def train(knobs: str, workdir: Path) -> list[dict[str, Any]]:
+def train(config: str, workdir: Path) -> list[dict[str, Any]]:
     """Runs a config to its end; its rows."""
     command = [
         *(sys.executable, "-m", "lm_research", "train"),
-        f"--config={ROOT / 'configs' / 'pretrain.py'}:{knobs}",
+        f"--config={ROOT / 'configs'}/{config}",
         "--config.log.samples.every=0",
         f"--workdir={workdir}",
     ]
@@ -64,24 +71,28 @@ def unigram_entropy(workdir: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default=",".join(RUNS), help="which, with commas between them")
-    parser.add_argument("--seconds", type=float, default=300, help="that a run may take, about")
     parser.add_argument("--output", type=Path, default=record.RESULTS / "objectives.json")
     options = parser.parse_args()
     rows, curves = [], {}
     for name in options.only.split(","):
-        knobs, bar = RUNS[name]
+        config, bar = RUNS[name]
         with tempfile.TemporaryDirectory() as made:
-            workdir = Path(made) / "run"
-            found = train(knobs, workdir)
-            entropy = unigram_entropy(workdir)
-        loss = "heldout/cross_entropy" if "heldout/cross_entropy" in found[-1] else "heldout/loss"
-        curve = {row["step"]: row[loss] for row in found if loss in row}
-        curves[name] = {"unigram_entropy": entropy, "heldout": curve}
-        part = min(curve.values()) / entropy
+            workdir, start = Path(made) / "run", time.monotonic()
+            found = train(config, workdir)
+            seconds, entropy = time.monotonic() - start, unigram_entropy(workdir)
+        told = [row for row in found if "heldout/loss" in row]
+        loss = next(f"heldout/{x}" for x in LOSSES if f"heldout/{x}" in told[-1])
+        curve = {row["step"]: row[loss] for row in told}
+        curves[name] = {
+            "config": config,
+            "seconds": seconds,
+            "unigram_entropy": entropy,
+            "heldout": curve,
+        }
+        part = told[-1][loss] / entropy
         what = f"objective {name}: held-out loss as a part of its targets' unigram entropy"
         rows.append(record.Row(what, part, "", bar))
-        print(f"{rows[-1].what}: {part:.3f}", flush=True)
-    record.write(options.output, "python benchmarks/objectives.py", rows, curves=curves)
+        record.write(options.output, "python benchmarks/objectives.py", rows, curves=curves)
 
 
 if __name__ == "__main__":

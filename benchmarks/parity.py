@@ -59,6 +59,7 @@ def compared(module: ModuleType, case: str, scratch: Path) -> dict[str, Any]:
         "logits": max(row.logits for row in report.rows),
         "loss": max(row.loss for row in report.rows),
         "gradient": max(row.gradient for row in report.rows),
+        "rounding": max(row.rounding for row in report.rows),
         "parted": report.parted,
         "greedy": greedy,
         "round_trip": bool(same),
@@ -101,6 +102,8 @@ def table(found: list[dict[str, Any]], environment: dict[str, Any]) -> str:
     for row in found:
         numbers = " | ".join(f"{row[name]:.1e}" for name in ("logits", "loss", "gradient"))
         missed = f" **{row['parted']}**" if row["parted"] else ""
+        if row["rounding"] and not missed:
+            missed = f" (float32 alone moves theirs by {row['rounding']:.1e})"
         variant = f"{row['variant'].replace('_', ' ')}{missed}"
         flags = f"{told[row['greedy']]} | {told[row['round_trip']]}"
         lines.append(f"| {row['architecture']} | {variant} | {numbers} | {flags} |")
@@ -122,7 +125,8 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as scratch:
                 found.append(compared(module, case, Path(scratch)))
             print(found[-1], flush=True)
-    largest = lambda name: max(row[name] for row in found)
+    # Where float32 itself does more to the reference, that is what can be reached.
+    largest = lambda name: max(row[name] for row in found if not row["rounding"])
     differ = lambda name: sum(row[name] is False for row in found)
     rows = [
         record.Row("families and variants compared", len(found), "variants"),

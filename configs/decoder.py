@@ -1,7 +1,8 @@
 """A decoder of any published size on OpenWebText or on text files, from scratch or a checkpoint.
 
     python -m lm_research train --config=configs/decoder.py:size=smollm2-135m --workdir=runs/smol
-    python -m lm_research train --config=configs/decoder.py:size=mixtral-8x7b,objective=middle ...
+    python -m lm_research train --config=configs/decoder.py:size=smollm2-135m,source=docs,batch=8 \
+        --workdir=runs/docs
     python -m lm_research train --config=configs/decoder.py:size=gemma-3-270m,source=text \
         --config.data.source.paths=my.txt --workdir=runs/gemma
 """
@@ -10,9 +11,17 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from lm_research.config import knobs, known
-from lm_research.models import gemma, gpt_neox, llama, mixtral
+from lm_research.models import gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3
 
-FAMILIES = {"Gemma": gemma, "GPTNeoX": gpt_neox, "Llama": llama, "Mixtral": mixtral}
+FAMILIES = {
+    "Gemma": gemma,
+    "GPTNeoX": gpt_neox,
+    "Llama": llama,
+    "Mixtral": mixtral,
+    "OLMo2": olmo2,
+    "OPT": opt,
+    "Phi3": phi3,
+}
 KINDS = {size: kind for kind, family in FAMILIES.items() for size in family.SIZES}
 AHEAD = 4
 OBJECTIVES = {
@@ -24,6 +33,7 @@ OBJECTIVES = {
 SOURCES = {
     "tfds": dict(kind="TFDS", name="openwebtext", split="train", data_dir=placeholder(str)),
     "text": dict(kind="Documents", paths=placeholder(str)),
+    "docs": dict(kind="PythonDocs"),  # what every Python carries
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 from lm_research import mesh
 from lm_research.commands import config_flag
 from lm_research.infer import generate, score
-from lm_research.models import gemma, gpt_neox, llama, mixtral, t5
+from lm_research.models import gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3, t5
 from lm_research.train import loop
 from lm_research.train.restore import open_checkpoint
 
@@ -44,6 +44,11 @@ SHRUNK = {
         "width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text",
         {"data.tokenizer.vocab": 257, "data.heldout": 0.2},
     ),
+    "mamba2": ("vocab=257,width=16,layers=2,every=2,length=16,batch=8,steps=4", {}),
+    "pretrain": (
+        "family=bert,width=16,layers=1,heads=2,vocab=400,length=16,batch=8,steps=4",
+        {"data.heldout": 0.2},
+    ),
     "quickstart": ("vocab=257,width=16,layers=1,length=16,batch=8,steps=4", {}),
     "t5": (
         "vocab=512,width=16,layers=1,length=24,batch=8,steps=4",
@@ -58,7 +63,9 @@ SHRUNK = {
 }
 FIELDS = {"log.tensorboard": False, "log.samples.every": 0, "data.source.paths": "text.txt"}
 
-DECODERS = [size for family in (gemma, gpt_neox, llama, mixtral) for size in family.SIZES]
+DECODERS = [
+    size for family in (gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3) for size in family.SIZES
+]
 
 
 def shrunk(name, directory):
@@ -107,6 +114,7 @@ def test_trains_resumes_and_generates_or_scores(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "argument",
     ["quickstart", *(f"gpt2_small.py:size={size}" for size in ("small", "medium", "large", "xl"))]
+    + [f"mamba2.py:size={size}" for size in ("tiny", "130m", "370m", "780m", "1.3b", "2.7b")]
     + [f"xlnet.py:size={size}" for size in ("tiny", "base", "large")]
     + [f"shakespeare_char.py:run={run}" for run in ("cpu", "gpu")]
     + [f"decoder.py:size={size}" for size in DECODERS]

@@ -108,7 +108,8 @@ class Case:
     def flat(self, values: Any) -> np.ndarray:  # [B, T, ...] -> [tokens, ...]
         """What belongs to the tokens that are no padding, whether they were packed or not."""
         values = np.asarray(values)
-        return values[0] if self.packed and len(values) == 1 else values[self.present == 1]
+        in_one_row = self.packed and values.shape[:2] != self.present.shape
+        return values[0] if in_one_row else values[self.present == 1]
 
 
 def cases(

@@ -96,8 +96,8 @@ def load(directory: str | Path, model: nn.Module) -> Any:
     besides.
 
     Raises:
-      UserError: tensors are missing, of another shape or of no use to the model, or weights that it
-        ties differ.
+      UserError: tensors are missing, of another shape or of no use to the model, weights that it
+        ties differ, or a weight is NaN or infinite.
     """
     directory = Path(directory)
     boxed = names.abstract(model)
@@ -142,6 +142,8 @@ def _read(
         if all(0 <= i < cut.stop - cut.start for i, cut in zip(place, index)):
             read = lambda cut, name=name: stored.read(name, cut)
             result[place] = part.read(read, index[depth:])
+            if not np.isfinite(result[place]).all():
+                raise UserError(f"{name} in {stored.directory} has NaN or infinity in it")
     return result
 
 

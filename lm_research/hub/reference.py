@@ -89,11 +89,18 @@ class Reference:
             for name, _ in modules[owner].named_parameters(recurse=False)
         }
 
-    def measured(self, case: Case, gradient: bool) -> dict[str, np.ndarray]:
-        """`logits` [tokens, V], the mean `loss`, and `gradient NAME` of every parameter."""
+    def measured(self, case: Case, gradient: bool, double: bool = False) -> dict[str, np.ndarray]:
+        """`logits` [tokens, V], the mean `loss`, and `gradient NAME` of every parameter.
+
+        Args:
+          case: the input.
+          gradient: whether gradients are wanted.
+          double: whether to compute in float64, as far as `transformers` lets itself.
+        """
         import torch
 
         self.model.zero_grad()
+        self.model.to(torch.float64 if double else torch.float32)
         with torch.set_grad_enabled(gradient):
             logits, pair = self._outputs(case)
             goal = case.targets % logits.shape[-1]

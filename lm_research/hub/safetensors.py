@@ -28,6 +28,7 @@ class Stored:
     """
 
     def __init__(self, directory: Path):
+        self.directory = directory
         self._handles = {}  # by tensor
         for path, names in _files(directory).items():
             try:

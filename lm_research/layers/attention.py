@@ -27,7 +27,8 @@ class Attention(nn.Module):
       head: H.
       bias: whether query, key and value have one; `out_bias`: whether the output product has.
       rotary: rotates queries and keys.
-      norm: normalises each head of queries and keys before rotation ("QK-norm").
+      norm: normalises queries and keys before rotation ("QK-norm"): each head, whose letter is H,
+        or all heads together, whose letters are NH.
       scale: factor on the scores; None is 1 / sqrt(H).
       soft_cap: c of c tanh(scores / c).
       window: a query sees only so many keys back.
@@ -82,7 +83,9 @@ class Attention(nn.Module):
             key = self._project("BSD,DKH->BSKH", (D, K, H), "key", self.initializer)(source)
             value = self._project("BSD,DKH->BSKH", (D, K, H), "value", self.initializer)(source)
             if self.norm is not None:
-                key = self.norm.copy(name="key_norm")(key)
+                key = self.norm.copy(name="key_norm", letter=self.norm.letter.replace("N", "K"))(
+                    key
+                )
             if self.rotary is not None:
                 key = self.rotary(key, position)
         if memory is not None:

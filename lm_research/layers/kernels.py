@@ -165,7 +165,7 @@ def _splash(query, key, value, mask, order, bias, scale, soft_cap, dtype, interp
     else:
         pattern = splash.CausalMask((T, S)) if mask.causal else splash.FullMask((T, S))
     rows = nn.logical_to_mesh_axes(("B", None, "N", None), nn.get_logical_axis_rules())
-    mesh = jax.sharding.get_mesh()
+    mesh = jax.sharding.get_abstract_mesh()
     names = rows[2] if len(rows) > 2 else None
     shards = 1 if names is None or mesh.empty else mesh.shape[names]
 

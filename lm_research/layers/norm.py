@@ -1,4 +1,4 @@
-"""Normalisation over D, computed in float32."""
+"""Normalisation over D, or other axes, computed in float32."""
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ class RMSNorm(nn.Module):
     Attributes:
       epsilon: added to the mean square.
       offset: 1 where the scale is stored as its difference from one (Gemma).
-      letter: the logical axis that is normalised.
+      letter: the logical axis that is normalised, the last; or several, together.
     """
 
     epsilon: float = 1e-6
@@ -22,10 +22,13 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [..., D]
-        init = nn.initializers.constant(1.0 - self.offset)
-        scale = _vector(self, "scale", init, x.shape[-1])
+        init = nn.with_logical_partitioning(
+            nn.initializers.constant(1.0 - self.offset), tuple(self.letter)
+        )
+        axes = tuple(range(-len(self.letter), 0))
+        scale = self.param("scale", init, x.shape[axes[0] :])
         y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.epsilon)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axes, keepdims=True) + self.epsilon)
         return (y * (scale + self.offset)).astype(x.dtype)
 
 

@@ -14,7 +14,10 @@ from lm_research.models.llama import Llama
 from lm_research.models.mamba2 import Mamba2
 from lm_research.models.mixtral import Mixtral
 from lm_research.models.modernbert import ModernBERT
+from lm_research.models.olmo2 import OLMo2
+from lm_research.models.opt import OPT
 from lm_research.models.original import OriginalTransformer
+from lm_research.models.phi3 import Phi3
 from lm_research.models.roberta import RoBERTa
 from lm_research.models.t5 import T5
 from lm_research.models.transformer import Transformer
@@ -37,7 +40,10 @@ __all__ = [
     "Mamba2",
     "Mixtral",
     "ModernBERT",
+    "OLMo2",
+    "OPT",
     "OriginalTransformer",
+    "Phi3",
     "RoBERTa",
     "T5",
     "Transformer",

@@ -18,7 +18,7 @@ from lm_research.infer.sample import Sampler
 from lm_research.infer.text import request
 from lm_research.models import EncoderDecoder
 from lm_research.train.experiment import Experiment
-from lm_research.train.flops import CONVENTION, flops_per_token, peak_flops
+from lm_research.train.flops import CONVENTION, active_share, flops_per_token, peak_flops
 from lm_research.train.step import State
 
 T = TypeVar("T")
@@ -48,7 +48,8 @@ class Journal:
         params = jax.eval_shape(x.weights.join, state.trained, state.held)
         self.tokens_per_step = x.batch.size * x.objective.length
         tied = getattr(x.model, "tied", True)
-        self.flops = flops_per_token(params, x.objective.length, tied)
+        share = active_share(x.model)
+        self.flops = flops_per_token(params, x.objective.length, tied, share)
         self.peak = peak_flops()
         self.first = int(state.step)
         self.tells = jax.process_index() == 0

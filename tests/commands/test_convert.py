@@ -13,6 +13,7 @@ from lm_research.data import Bytes
 from lm_research.data.tokenizer import load
 from lm_research.errors import UserError
 from lm_research.hub import names, save
+from lm_research.models.initial import initial
 from lm_research.train import restore
 
 SECTION = {
@@ -40,11 +41,12 @@ def huggingface(tmp_path):
     return tmp_path / "huggingface"
 
 
-def converted(source, target, *more):
+def converted(source, target, form=None, part=None):
     values = flags.FlagValues()
     flags.DEFINE_string("source", str(source), "", flag_values=values)
     flags.DEFINE_string("target", str(target), "", flag_values=values)
-    flags.DEFINE_string("target_format", *(more or (None,)), "", flag_values=values)
+    flags.DEFINE_string("target_format", form, "", flag_values=values)
+    flags.DEFINE_string("part", part, "", flag_values=values)
     values.mark_as_parsed()
     assert not convert.run(values)
 
@@ -123,3 +125,25 @@ def test_a_target_in_use_is_refused(huggingface, tmp_path):
     with pytest.raises(UserError, match="is not a directory"):
         converted(tmp_path / "nowhere", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_part_of_a_model_of_several(tmp_path):
+    section = {"kind": "ELECTRAPair", "vocab": 257, "width": 16, "layers": 1, "heads": 2}
+    section |= {"embedding": 8, "generator_width": 8, "generator_heads": 1, "context": 8}
+    model = config.build(section, save.CONTENTS)
+    params = jax.jit(lambda key: tree.unboxed(initial(model, key)))(jax.random.key(0))
+    restore.save_run(tmp_path / "pair", restore.Loaded(model, params, Bytes().train([]), section))
+    with pytest.raises(UserError, match="give --part=generator or discriminator"):
+        converted(tmp_path / "pair", tmp_path / "both")
+    with pytest.raises(UserError, match="has generator, discriminator"):
+        converted(tmp_path / "pair", tmp_path / "both", part="teacher")
+    kinds = {"generator": "ElectraForMaskedLM", "discriminator": "ElectraForPreTraining"}
+    for part, kind in kinds.items():
+        converted(tmp_path / "pair", tmp_path / part, part=part)
+        described = json.loads((tmp_path / part / "config.json").read_text())
+        assert described["architectures"] == [kind]
+        with mesh.single():
+            one = restore.open_checkpoint(tmp_path / part)
+        jax.tree.map(
+            np.testing.assert_array_equal, one.params, model.part(part, section, params)[1]
+        )

@@ -143,3 +143,13 @@ def test_directories_that_are_none(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({}))
     with pytest.raises(UserError, match="model_type None"):
         load.section(tmp_path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_weight_that_is_no_number_is_named(made, value):
+    stored = made()
+    tensors = stored.tensors
+    tensors["model.layers.2.mlp.down_proj.weight"][3, 1] = value
+    stored.rewrite(tensors)
+    with pytest.raises(UserError, match=r"model\.layers\.2\.mlp\.down_proj\.weight in .* NaN"):
+        loaded(stored)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm_research import mesh
 from lm_research.layers import EMPTY, Attention, Bias, Mask, Rotary, attend, kernels
 
 B, T, N, K, H = 2, 8, 4, 2, 16
@@ -179,13 +180,20 @@ def test_cudnn_asked_for_on_cpu_is_recorded():
     assert "cudnn" in recorded and "GPU" in recorded
 
 
-def test_splash_attention_in_its_interpreter():
+@pytest.mark.parametrize("sizes", [{"data": 1}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
+def test_splash_attention_in_its_interpreter(sizes):
+    """Traced, on a mesh, as in training."""
     query, key, value = (x[:1] / 3 for x in inputs(256))
-    mask = Mask(causal=True, segments=(jnp.arange(256)[None] // 100,) * 2)
+    query, key, value = (jnp.concatenate([x, x[:, ::-1], 2 * x, -x]) for x in (query, key, value))
+    segments = jnp.broadcast_to(jnp.arange(256) // 100, (4, 256))
+    mask = Mask(causal=True, segments=(segments, segments))
     want = attend(query, key, value, mask, scale=H**-0.5)
-    got = kernels._splash(
-        query, key, value, mask, None, None, H**-0.5, None, jnp.float32, interpret=True
-    )
+    with mesh.single() if len(sizes) == 1 else mesh.Mesh(**sizes).activate():
+        got = jax.jit(
+            lambda *x: kernels._splash(
+                *x, mask, None, None, H**-0.5, None, jnp.float32, interpret=True
+            )
+        )(query, key, value)
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
 
 
