@@ -12,6 +12,7 @@ import numpy as np
 from lm_research.errors import UserError
 from lm_research.layers import Mask
 
+LONGER = 3  # tokens that a source has more than the text that belongs to it
 LONGEST = 1024  # tokens of the longest sequence that is read only to reach its last position
 
 
@@ -131,7 +132,8 @@ def cases(
       tokenizer: makes the model's own inputs of English; without one they are random ids.
     """
     accepts = inspect.signature(type(model).__call__).parameters
-    length = min(length, context or length)
+    longer = LONGER if "source" in accepts else 0
+    length = min(length, max(1, context - longer) if context else length)
     types = getattr(model, "types", 2) if "types" in accepts else 0
     make = _Maker(model, list(special), types, "source" in accepts)
     whole = np.ones((batch, length), int)
@@ -198,9 +200,9 @@ class _Maker:
             given["types"] = (np.arange(T) >= T // 2) * (self.types > 1) * present
         if self.source:
             # Of another length than the target, so that the two cannot be taken for each other.
-            read = np.ones((B, T + 3), int)
+            read = np.ones((B, T + LONGER), int)
             if not present.all():
-                read = (np.arange(T + 3) < present.sum(1)[:, None] + 2).astype(int)
+                read = (np.arange(T + LONGER) < present.sum(1)[:, None] + 2).astype(int)
                 read = read if present[:, 0].all() else read[:, ::-1]
             given |= {"source": self.random(read), "source_present": read}
         return Case(name, tokens, present, targets, weights.astype(np.float32), **given, **how)

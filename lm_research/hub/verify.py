@@ -257,7 +257,8 @@ def _row(
         return row
     leaves = tree.named_leaves(jax.device_get(gradients))
     read = lambda path, index: leaves[path][index]
-    held = [name for name, tensor in layout.items() if _has_gradient(tensor)]
+    told = set(theirs.keys())  # a tensor that is no parameter of theirs has no gradient there
+    held = [name for name, t in layout.items() if _has_gradient(t) and f"gradient {name}" in told]
     expected = lambda name: theirs.get_tensor(f"gradient {name}")
     floor = FLOOR * max(float(np.abs(expected(name)).max()) for name in held)
     each = {name: difference(layout[name].made(read), expected(name), floor) for name in held}
