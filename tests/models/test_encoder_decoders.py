@@ -63,6 +63,8 @@ CASES = {
     "t5_v1_1_unusual": ("T5Config", T5_SMALL | UNUSUAL_T5 | {"feed_forward_proj": "gated-silu"}),
     "mt5": ("MT5Config", T5_SMALL | V1_1 | {"decoder_start_token_id": 3}),
 }
+# One variant of each architecture: benchmarks/parity.py tries all of them in every way.
+FIRST = list({kind: case for case, (kind, _) in reversed(CASES.items())}.values())
 UNTIED = ("t5_v1_1", "mt5")
 SOURCES, TEXTS = (19, 11, 1), (14, 5, 1)  # tokens in the rows of a padded batch
 TOLERANCE = 2e-5  # of the largest
@@ -138,7 +140,7 @@ def measured(model, params, tokens, given, targets, weights):
     return jax.value_and_grad(total, has_aux=True)(params)
 
 
-@pytest.mark.parametrize("sides", ["left left", "right right", "left right"])
+@pytest.mark.parametrize("sides", ["right right", "left right"])
 def test_logits_loss_and_every_gradient(reference, near, sides):
     source, sourced = padded(sides.split()[0], S, SOURCES, 1)
     tokens, present = padded(sides.split()[1], T, TEXTS, 2)
@@ -184,6 +186,7 @@ def test_weights_make_the_round_trip(reference, tmp_path):
     assert load.section(tmp_path / "ours") == reference.section
 
 
+@pytest.mark.parametrize("reference", FIRST, indirect=True)
 def test_transformers_loads_what_we_save(reference, large, near, tmp_path):
     params = large(reference.ours, seed=3, size=0.25)
     save.save(tmp_path / "ours", reference.section, params)
@@ -199,6 +202,7 @@ def test_transformers_loads_what_we_save(reference, large, near, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
+@pytest.mark.parametrize("reference", FIRST, indirect=True)
 def test_greedy_continuations_are_theirs(reference):
     """Through the cache, sources of uneven length in one batch."""
     prompts = [np.arange(3, 20), np.array([7]), np.array([5, 59, 0, 2])]

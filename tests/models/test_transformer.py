@@ -141,7 +141,11 @@ def test_packed_is_separate(model, params, alike):
     alike(packed[:, cut:], logits(model, params, given[:, cut:]))
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize(
+    "model, remat",
+    [(name, "none") for name in MODELS] + [("gpt2", "dots"), ("gpt2", "full"), ("gemma2", "full")],
+    indirect=["model"],
+)
 def test_scanned_is_unrolled(model, params, expected, remat, alike):
     """And computing activations again changes nothing."""
     scanned = model.clone(stack=model.stack.clone(execution="scan", remat=remat))
