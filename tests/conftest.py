@@ -31,6 +31,7 @@ import pytest
 
 from lm_research import log
 
+ARITHMETIC = ("hub", "layers", "models", "objectives", "optimizers", "train", "weights")
 DEFINED = set(flags.FLAGS)  # by absl and Grain, on import
 
 
@@ -38,6 +39,15 @@ def pytest_unconfigure():
     """Removes the compiled programs at the end of the process that made room for them."""
     if MINE:
         shutil.rmtree(os.environ[CACHE], ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly_compiled(request):
+    """Where tests compare arithmetic, they compile for longer than they compute."""
+    quick = request.path.parent.name in ARITHMETIC or request.path.stem == "test_configs"
+    jax.config.update("jax_disable_most_optimizations", quick)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

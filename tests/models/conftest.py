@@ -11,14 +11,6 @@ from lm_research import tree
 from lm_research.hub import names
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quickly_compiled():
-    """These tests compare arithmetic, and compile for longer than they compute."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="session")
 def large():
     """Parameters of a model: every one of them random and far from zero, scales around one."""

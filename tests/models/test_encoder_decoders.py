@@ -1,6 +1,7 @@
 """Each encoder-decoder against `transformers`, and what holds for all: a line in CASES each."""
 
 import functools
+import os
 
 import jax
 import numpy as np
@@ -63,8 +64,11 @@ CASES = {
     "t5_v1_1_unusual": ("T5Config", T5_SMALL | UNUSUAL_T5 | {"feed_forward_proj": "gated-silu"}),
     "mt5": ("MT5Config", T5_SMALL | V1_1 | {"decoder_start_token_id": 3}),
 }
-# One variant of each architecture: benchmarks/parity.py tries all of them in every way.
 FIRST = list({kind: case for case, (kind, _) in reversed(CASES.items())}.values())
+# One variant of each architecture, and some more: LM_RESEARCH_VARIANTS=all tries every one, as
+# benchmarks/parity.py does.
+MORE = ["t5_v1_1"]
+TRIED = CASES if os.environ.get("LM_RESEARCH_VARIANTS") == "all" else FIRST + MORE
 UNTIED = ("t5_v1_1", "mt5")
 SOURCES, TEXTS = (19, 11, 1), (14, 5, 1)  # tokens in the rows of a padded batch
 TOLERANCE = 2e-5  # of the largest
@@ -103,7 +107,7 @@ class Reference:
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=TRIED)
 def reference(request, tmp_path_factory):
     return Reference(request.param, tmp_path_factory.mktemp(request.param) / "theirs")
 
@@ -365,7 +369,10 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def params(model, large):
-    return large(model, size=0.25)
+    # Where scores are not scaled, larger weights make rounding of what they tell apart.
+    return large(
+        model, size=0.25 if model.decoder.stack.period[0].attention.scale is None else 0.18
+    )
 
 
 @pytest.fixture(scope="module")

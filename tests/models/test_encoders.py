@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -91,8 +92,11 @@ CASES |= {
     "modernbert_shallow": ("ModernBertForMaskedLM", MODERNBERT | {"num_hidden_layers": 2}),
     "modernbert_bare": ("ModernBertModel", MODERNBERT),
 }
-# One variant of each family: benchmarks/parity.py tries all of them in every way.
 FIRST = list({case.split("_")[0]: case for case in reversed(CASES)}.values())
+# One variant of each family, and some more: LM_RESEARCH_VARIANTS=all tries every one, as
+# benchmarks/parity.py does.
+MORE = ["bert_unusual", "bert_pretraining", "albert_pretraining"]
+TRIED = CASES if os.environ.get("LM_RESEARCH_VARIANTS") == "all" else FIRST + MORE
 LENGTH = 24  # the whole context
 ROWS = (24, 17, 2)  # tokens in each row of a padded batch
 TOLERANCE = 2e-5  # of the largest; the two gelus part at 1e-4
@@ -160,7 +164,7 @@ class Reference:
         return [self.main(output)] + [x for x in (output.pair, output.pooled) if x is not None][:1]
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=TRIED)
 def reference(request, tmp_path_factory):
     return Reference(request.param, tmp_path_factory.mktemp(request.param) / "theirs")
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -150,8 +151,11 @@ CASES = {
     "qwen2": ("Qwen2Config", LLAMA | {"num_key_value_heads": 2}),
     "qwen3": ("Qwen3Config", LLAMA | {"num_key_value_heads": 2, "head_dim": 16}),
 }
-# One variant of each architecture: benchmarks/parity.py tries all of them in every way.
 FIRST = list({kind: case for case, (kind, _) in reversed(CASES.items())}.values())
+# One variant of each architecture, and some more: LM_RESEARCH_VARIANTS=all tries every one, as
+# benchmarks/parity.py does.
+MORE = ["gpt2_unusual", "llama_tied", "llama_3", "llama_yarn", "gemma2_plain"]
+TRIED = CASES if os.environ.get("LM_RESEARCH_VARIANTS") == "all" else FIRST + MORE
 LENGTH = 24  # the whole context
 ROWS = (24, 17, 1)  # tokens in each row of a padded batch
 TOLERANCE = 2e-5  # of the largest; the two gelus part at 1e-4
@@ -188,7 +192,7 @@ class Reference:
         ).logits
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=TRIED)
 def reference(request, tmp_path_factory):
     return Reference(request.param, tmp_path_factory.mktemp(request.param) / "theirs")
 

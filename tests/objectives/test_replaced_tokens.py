@@ -108,7 +108,7 @@ def totals(objective, params, batch):
     return found, gradient
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [4])
 def test_microbatches_change_nothing(prepared, count):
     objective, params, batch = prepared
     whole, gradient = totals(objective, params, batch)
