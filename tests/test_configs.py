@@ -24,14 +24,6 @@ SHRUNK = {
         "vocab=261,width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text,pairs=next",
         {"data.heldout": 0.2},
     ),
-    "decoder:gemma": (
-        "size=gemma-3-270m,objective=prefix,vocab=257,length=16,batch=8,steps=4,source=text",
-        {**TINY, "model.head": 8},
-    ),
-    "decoder:llama": (
-        "size=smollm2-135m,objective=several,vocab=257,length=16,batch=8,steps=4,source=text",
-        {**TINY, "model.kv_heads": 1},
-    ),
     "decoder:mixtral": (
         "size=mixtral-8x7b,objective=middle,vocab=260,length=16,batch=8,steps=4,source=text",
         {**TINY, "model.kv_heads": 1, "model.head": 8, "model.experts": 4},
