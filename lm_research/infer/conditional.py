@@ -1,7 +1,6 @@
 """`score_given`: how likely an encoder-decoder finds texts, given their sources."""
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.errors import UserError
-from lm_research.infer.pieces import in_pieces
+from lm_research.infer.pieces import batches, in_pieces, scored
 from lm_research.infer.shapes import check, padded_length, padded_rows
 from lm_research.layers import Mask, shard
 from lm_research.models import EncoderDecoder
@@ -55,21 +54,13 @@ def score_given(
         if not len(source):
             raise UserError(f"source {i} is empty; it takes at least one token")
     results: dict[int, dict] = {}
-    left = sorted(range(len(texts)), key=lambda i: -len(texts[i]) - len(read[i]))
-    while left:
-        longest = padded_length(max(1, len(texts[left[0]]) + len(read[left[0]])))
-        count = max(1, TOKENS // longest)
-        rows, left = left[:count], left[count:]
+    both = lambda i: len(texts[i]) + len(read[i])
+    for rows, _, _ in batches(range(len(texts)), both, TOKENS):
         source, lengths = _padded([read[i] for i in rows])
         tokens, _ = _padded([texts[i] for i in rows])
         logprobs = np.asarray(_logprobs(model, params, tokens, source, lengths), np.float64)
         for row, i in enumerate(rows):
-            known = logprobs[row, : len(texts[i])].tolist()
-            results[i] = {
-                "tokens": texts[i].tolist(),
-                "logprobs": known,
-                "sum": math.fsum(known),
-            }
+            results[i] = scored(texts[i], logprobs[row, : len(texts[i])].tolist())
     return [results[i] for i in range(len(texts))]
 
 

@@ -1,7 +1,6 @@
 """`score_in_order`: how likely a model of two streams finds tokens, in any factorisation order."""
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.errors import UserError
-from lm_research.infer.pieces import in_pieces
-from lm_research.infer.shapes import check, padded_length, padded_rows
+from lm_research.infer.pieces import batches, in_pieces, scored
+from lm_research.infer.shapes import check
 from lm_research.layers import Mask, shard
 from lm_research.models import TwoStream
 
@@ -52,17 +51,15 @@ def score_in_order(
     for i, tokens in enumerate(arrays):
         check(model, tokens, f"sequence {i}")
     results: dict[int, dict] = {}
-    left = sorted(range(len(arrays)), key=lambda i: -len(arrays[i]))
-    while left:
-        T = padded_length(max(1, len(arrays[left[0]])))
-        count = max(1, TOKENS // T)
-        rows, left = left[:count], left[count:]
-        tokens, order, segments = np.zeros((3, padded_rows(len(rows)), T), np.int32)
+    for rows, B, T in batches(range(len(arrays)), lambda i: len(arrays[i]), TOKENS):
+        tokens, order, segments = np.zeros((3, B, T), np.int32)
         for row, i in enumerate(rows):
             tokens[row, : len(arrays[i])], order[row, : len(arrays[i])] = arrays[i], places[i]
             segments[row, : len(arrays[i])] = 1
         found = np.asarray(_logprobs(model, params, tokens, order, segments), np.float64)
-        results |= {i: _result(arrays[i], places[i], found[row]) for row, i in enumerate(rows)}
+        for row, i in enumerate(rows):
+            known = [x if place else None for x, place in zip(found[row].tolist(), places[i])]
+            results[i] = scored(arrays[i], known)
     return [results[i] for i in range(len(arrays))]
 
 
@@ -77,12 +74,6 @@ def _order(tokens: np.ndarray, given: Sequence[int] | None, what: str) -> np.nda
             "each: 1, 2, ... for those to predict, 0 for those that are given"
         )
     return order
-
-
-def _result(tokens: np.ndarray, order: np.ndarray, logprobs: np.ndarray) -> dict:
-    found = [float(x) if place else None for x, place in zip(logprobs, order)]
-    total = math.fsum(x for x in found if x is not None)
-    return {"tokens": tokens.tolist(), "logprobs": found, "sum": total}
 
 
 @functools.partial(jax.jit, static_argnums=0)

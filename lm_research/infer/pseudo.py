@@ -1,7 +1,6 @@
 """`pseudo_score`: how likely an encoder finds each token among all the others."""
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.errors import UserError
-from lm_research.infer.pieces import in_pieces
-from lm_research.infer.shapes import padded_length, padded_rows
+from lm_research.infer.pieces import batches, in_pieces, scored
 from lm_research.layers import Mask, shard
 
 Array = jax.Array
@@ -48,12 +46,7 @@ def pseudo_score(
     special = {getattr(tokenizer, role) for role in roles}
     known: list[list[float | None]] = [[None] * len(tokens) for tokens in arrays]
     rows = [(i, at) for i, a in enumerate(arrays) for at in range(len(a)) if a[at] not in special]
-    rows.sort(key=lambda row: -len(arrays[row[0]]))
-    while rows:
-        T = padded_length(len(arrays[rows[0][0]]))
-        count = max(1, TOKENS // T)
-        batch, rows = rows[:count], rows[count:]
-        B = padded_rows(len(batch))
+    for batch, B, T in batches(rows, lambda row: len(arrays[row[0]]), TOKENS):
         tokens, present = np.zeros((B, T), np.int32), np.zeros((B, T), np.int32)
         places, targets = np.zeros((B, 1), np.int32), np.zeros((B, 1), np.int32)
         for row, (i, at) in enumerate(batch):
@@ -63,14 +56,7 @@ def pseudo_score(
         found = np.asarray(_hidden_logprobs(model, params, tokens, present, places, targets))
         for (i, at), value in zip(batch, found[:, 0].astype(np.float64).tolist()):
             known[i][at] = value
-    return [
-        {
-            "tokens": tokens.tolist(),
-            "logprobs": values,
-            "sum": math.fsum(value for value in values if value is not None),
-        }
-        for tokens, values in zip(arrays, known)
-    ]
+    return [scored(tokens, values) for tokens, values in zip(arrays, known)]
 
 
 @functools.partial(jax.jit, static_argnums=0)

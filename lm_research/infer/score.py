@@ -1,7 +1,6 @@
 """`score`: how likely a model finds given tokens."""
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +12,9 @@ import numpy as np
 from lm_research.errors import UserError
 from lm_research.infer.conditional import score_given
 from lm_research.infer.order import score_in_order
-from lm_research.infer.pieces import in_pieces
+from lm_research.infer.pieces import batches, in_pieces, scored
 from lm_research.infer.pseudo import pseudo_score
-from lm_research.infer.shapes import check, padded_length, padded_rows
+from lm_research.infer.shapes import check
 from lm_research.layers import shard
 from lm_research.models import EncoderDecoder, TwoStream
 
@@ -64,26 +63,15 @@ def score(
     if not getattr(model, "causal", True):
         return pseudo_score(model, params, arrays, tokenizer)
     results: dict[int, dict] = {}
-    order = sorted(range(len(arrays)), key=lambda i: -len(arrays[i]))
-    while order:
-        T = padded_length(max(1, len(arrays[order[0]])))
-        count = max(1, TOKENS // T)
-        rows, order = order[:count], order[count:]
-        tokens = np.zeros((padded_rows(len(rows)), T), np.int32)
+    for rows, B, T in batches(range(len(arrays)), lambda i: len(arrays[i]), TOKENS):
+        tokens = np.zeros((B, T), np.int32)
         for row, i in enumerate(rows):
             tokens[row, : len(arrays[i])] = arrays[i]
         logprobs = np.asarray(_logprobs(model, params, tokens), np.float64)
-        results |= {i: _result(arrays[i], logprobs[row]) for row, i in enumerate(rows)}
+        for row, i in enumerate(rows):
+            known = logprobs[row, : max(0, len(arrays[i]) - 1)].tolist()
+            results[i] = scored(arrays[i], [None, *known][: len(arrays[i])])
     return [results[i] for i in range(len(arrays))]
-
-
-def _result(tokens: np.ndarray, logprobs: np.ndarray) -> dict:
-    known = logprobs[: max(0, len(tokens) - 1)].tolist()
-    return {
-        "tokens": tokens.tolist(),
-        "logprobs": [None, *known][: len(tokens)],
-        "sum": math.fsum(known),
-    }
 
 
 @functools.partial(jax.jit, static_argnums=0)

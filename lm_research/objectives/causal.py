@@ -7,11 +7,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from lm_research.layers import Mask
+from lm_research.layers import Mask, Output
 from lm_research.metrics import Mean
 from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.two_stream import TwoStream
-from lm_research.objectives.token_loss import token_loss
+from lm_research.objectives.token_loss import check_chunk, token_loss
 
 Array = jax.Array
 
@@ -33,8 +33,7 @@ class Causal:
     likelihood: ClassVar[bool] = True
 
     def __post_init__(self):
-        if self.chunk is not None and (self.chunk < 1 or self.length % self.chunk):
-            raise ValueError(f"chunk {self.chunk} does not divide length {self.length}")
+        check_chunk(self.chunk, self.length, f"length {self.length}")
 
     def refusal(self, model: nn.Module) -> str:
         """Why this cannot train `model`; empty where it can."""
@@ -73,18 +72,29 @@ class Causal:
         self, model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None
     ) -> dict[str, Mean]:
         """Total loss in nats and weight over the batch's [B, T] targets."""
+        output = self.read(model, params, batch, rngs)
+        return self.loss(output, batch["targets"], batch["weights"])
+
+    def read(
+        self, model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None
+    ) -> Output:
+        """What the model says of a batch."""
         segments = batch.get("segments")
-        output = model.apply(
+        segments = None if segments is None else (segments, segments)
+        return model.apply(
             {"params": params},
             batch["tokens"],
             position=batch.get("position"),
-            mask=None if segments is None else Mask(segments=(segments, segments)),
+            mask=Mask(prefix=batch.get("prefix"), segments=segments),
             rngs=rngs,
         )
+
+    def loss(self, output: Output, targets: Array, weights: Array) -> dict[str, Mean]:
+        """Total loss in nats and weight over targets [B, T]."""
         return token_loss(
             output,
-            batch["targets"],
-            batch["weights"],
+            targets,
+            weights,
             z_loss=self.z_loss,
             smoothing=self.smoothing,
             chunk=self.chunk,

@@ -12,7 +12,7 @@ import numpy as np
 from lm_research.errors import UserError
 from lm_research.layers import Mask, Output
 from lm_research.metrics import Mean
-from lm_research.objectives.token_loss import token_loss
+from lm_research.objectives.token_loss import check_chunk, token_loss
 
 Array = jax.Array
 Example = dict[str, np.ndarray]
@@ -81,8 +81,7 @@ class Masked:
             )
         if not 0 < self.stop <= 1 or self.longest < 1:
             raise ValueError(f"no span has stop {self.stop} and longest {self.longest}")
-        if self.chunk is not None and (self.chunk < 1 or self.most % self.chunk):
-            raise ValueError(f"chunk {self.chunk} does not divide {self.most} predictions a row")
+        check_chunk(self.chunk, self.most, f"{self.most} predictions a row")
 
     @property
     def most(self) -> int:

@@ -7,10 +7,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from lm_research.layers import Mask
 from lm_research.metrics import Mean
 from lm_research.objectives.causal import Causal
-from lm_research.objectives.token_loss import token_loss
 
 Array = jax.Array
 
@@ -59,24 +57,11 @@ class MultiToken(Causal):
         self, model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None
     ) -> dict[str, Mean]:
         """Total loss in nats over all targets, and the weight of the next ones."""
-        segments = batch.get("segments")
-        output = model.apply(
-            {"params": params},
-            batch["tokens"],
-            position=batch.get("position"),
-            mask=None if segments is None else Mask(segments=(segments, segments)),
-            rngs=rngs,
-        )
+        output = self.read(model, params, batch, rngs)
         measured, total = {}, 0.0
         for i, hidden in enumerate((output.hidden, *output.ahead)):
-            found = token_loss(
-                output.replace(hidden=hidden),
-                batch["targets"][..., i],
-                batch["weights"][..., i],
-                z_loss=self.z_loss,
-                smoothing=self.smoothing,
-                chunk=self.chunk,
-            )
+            targets, weights = batch["targets"][..., i], batch["weights"][..., i]
+            found = self.loss(output.replace(hidden=hidden), targets, weights)
             name = "cross_entropy" + (f"_{i + 1}" if i else "")
             measured[name] = found.get("cross_entropy", found["loss"])
             total += found["loss"].total

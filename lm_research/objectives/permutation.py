@@ -10,7 +10,7 @@ import numpy as np
 from lm_research.layers import Mask
 from lm_research.metrics import Mean
 from lm_research.models.two_stream import TwoStream
-from lm_research.objectives.token_loss import token_loss
+from lm_research.objectives.token_loss import check_chunk, token_loss
 
 Array = jax.Array
 
@@ -43,8 +43,7 @@ class Permutation:
         if self.span < 1:
             raise ValueError(f"span is {self.span}; it takes a number from 1 on")
         targets = self.length // self.partial
-        if self.chunk is not None and (self.chunk < 1 or targets % self.chunk):
-            raise ValueError(f"chunk {self.chunk} does not divide {targets} targets")
+        check_chunk(self.chunk, targets, f"{targets} targets")
 
     def refusal(self, model: nn.Module) -> str:
         """Why this cannot train `model`; empty where it can."""

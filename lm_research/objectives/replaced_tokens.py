@@ -11,7 +11,7 @@ import numpy as np
 from lm_research.layers import Output
 from lm_research.metrics import Mean
 from lm_research.objectives.masked import Example, Masked
-from lm_research.objectives.token_loss import largest_chunk
+from lm_research.objectives.token_loss import largest_chunk, over_pieces
 
 Array = jax.Array
 
@@ -78,15 +78,10 @@ class ReplacedTokens(Masked):
         """A token for each hidden one, by the row's own noise, whatever rows are beside it."""
         hidden = jnp.take_along_axis(output.hidden, batch["places"][..., None], 1)
         B, T, _ = hidden.shape  # [B, T, D], of the hidden tokens
-        size = largest_chunk(B, T, output.head.kernel.shape[0])
+        chunk = largest_chunk(B, T, output.head.kernel.shape[0])
         split = lambda noise: jax.random.split(jax.random.key(noise), T)
         keys = jax.vmap(split)(batch["noise"])
         one = lambda key, logits: jax.random.categorical(key, logits, mode="high")
 
-        def draw(given):
-            keys, hidden = given
-            return jax.vmap(jax.vmap(one))(keys, output.head(hidden))
-
-        cut = lambda x: jnp.moveaxis(x.reshape(B, T // size, size, *x.shape[2:]), 1, 0)
-        drawn = jax.lax.map(draw, (cut(keys), cut(hidden)))
-        return jnp.moveaxis(drawn, 0, 1).reshape(B, T)
+        draw = lambda keys, hidden: jax.vmap(jax.vmap(one))(keys, output.head(hidden))
+        return over_pieces(draw, chunk, keys, hidden)

@@ -10,7 +10,7 @@ import numpy as np
 from lm_research.layers import Mask
 from lm_research.metrics import Mean
 from lm_research.models.encoder_decoder import EncoderDecoder
-from lm_research.objectives.token_loss import token_loss
+from lm_research.objectives.token_loss import check_chunk, token_loss
 
 Array = jax.Array
 Example = dict[str, np.ndarray]
@@ -34,8 +34,7 @@ class Seq2Seq:
     likelihood: ClassVar[bool] = True
 
     def __post_init__(self):
-        if self.chunk is not None and (self.chunk < 1 or self.length % self.chunk):
-            raise ValueError(f"chunk {self.chunk} does not divide length {self.length}")
+        check_chunk(self.chunk, self.length, f"length {self.length}")
 
     def refusal(self, model: nn.Module) -> str:
         """Why this cannot train `model`; empty where it can."""

@@ -10,6 +10,7 @@ import numpy as np
 from lm_research.errors import UserError
 from lm_research.metrics import Mean
 from lm_research.objectives.seq2seq import filled, needs_source, target_loss
+from lm_research.objectives.token_loss import check_chunk
 
 Array = jax.Array
 Example = dict[str, np.ndarray]
@@ -65,10 +66,16 @@ class SpanCorruption:
 
     def __post_init__(self):
         check(self.rate, self.span)
+        check_chunk(self.chunk, self.room[1], f"{self.room[1]} targets")
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """S and T of every example."""
+        return lengths(self.length, self)
 
     def refusal(self, model: nn.Module) -> str:
         """Why this cannot train `model`; empty where it can."""
-        return needs_source(model, *lengths(self.length, self))
+        return needs_source(model, *self.room)
 
     def bound(self, tokenizer: Any) -> "SpanCorruption":
         """This objective, with the sentinels of a tokenizer.
@@ -81,7 +88,7 @@ class SpanCorruption:
     def example(self, record: Example, rng: np.random.Generator) -> Example:
         """A window without its first token, which the window before it had, too."""
         pair = corrupted(text(record), self, self.marks, rng)
-        return filled(*pair, *lengths(self.length, self))
+        return filled(*pair, *self.room)
 
     def measure(
         self, model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None
@@ -122,6 +129,9 @@ class Denoisers:
     marks: Marks | None = dataclasses.field(default=None, repr=False)
     likelihood: ClassVar[bool] = False
 
+    def __post_init__(self):
+        check_chunk(self.chunk, self.longest[1], f"{self.longest[1]} targets")
+
     @property
     def denoisers(self) -> tuple[Denoiser, ...]:
         """The seven: their rate, and the mean length of their spans."""
@@ -130,16 +140,20 @@ class Denoisers:
         return (*regular, Denoiser("S", 0.25, self.length / 4), *extreme)
 
     @property
-    def room(self) -> tuple[int, int]:
-        """S and T: what the longest sources and the longest targets take."""
+    def longest(self) -> tuple[int, int]:
+        """Tokens of the longest source, without its mode, and of the longest target."""
         sizes = [lengths(self.length, denoiser) for denoiser in self.denoisers]
-        prefix = max((len(mode) for mode in self.marks.modes.values()), default=0)
-        return max(s for s, _ in sizes) + prefix, max(t for _, t in sizes)
+        return tuple(max(several) for several in zip(*sizes))
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """S and T of every example."""
+        source, target = self.longest
+        return source + max(map(len, self.marks.modes.values()), default=0), target
 
     def refusal(self, model: nn.Module) -> str:
         """Why this cannot train `model`; empty where it can."""
-        sizes = [lengths(self.length, denoiser) for denoiser in self.denoisers]
-        return needs_source(model, *(max(several) for several in zip(*sizes)))
+        return needs_source(model, *self.longest)
 
     def bound(self, tokenizer: Any) -> "Denoisers":
         """This objective, with the sentinels of a tokenizer, and how it spells the modes.

@@ -1,6 +1,7 @@
 """Cross-entropy over the vocabulary, without ever holding the logits of a whole batch."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -55,10 +56,36 @@ def token_loss(
     return metrics
 
 
+def check_chunk(chunk: int | None, positions: int, what: str) -> None:
+    """Refuses a chunk that does not divide the positions that a loss is taken at.
+
+    Raises:
+      ValueError: names both.
+    """
+    if chunk is not None and (chunk < 1 or positions % chunk):
+        raise ValueError(f"chunk {chunk} does not divide {what}")
+
+
 def largest_chunk(rows: int, length: int, vocab: int) -> int:
     """As many positions as `LOGITS` allows, and at least one, among the divisors of `length`."""
     divisors = (d for d in range(length, 0, -1) if length % d == 0)
     return next(d for d in divisors if d == 1 or d * rows * vocab <= LOGITS)
+
+
+def over_pieces(function: Callable[..., Array], chunk: int, *arrays: Array) -> Array:
+    """`function` of pieces [B, chunk, ...] of arrays [B, T, ...], one by one: [B, T, ...]."""
+    pieces = _pieces(chunk, *arrays)
+    if pieces[0].shape[0] == 1:
+        return function(*arrays)
+    made = jax.lax.map(lambda piece: function(*piece), pieces)
+    made = jnp.moveaxis(made, 0, 1)
+    return made.reshape(made.shape[0], -1, *made.shape[3:])
+
+
+def _pieces(chunk: int, *arrays: Array) -> tuple[Array, ...]:
+    """Arrays [B, T, ...] as [T / chunk, B, chunk, ...]."""
+    cut = lambda x: x.reshape(x.shape[0], -1, chunk, *x.shape[2:])
+    return tuple(jnp.moveaxis(cut(x), 1, 0) for x in arrays)
 
 
 def _chunk_totals(z_loss, smoothing, hidden, head: Head, targets, weights):
@@ -117,10 +144,7 @@ _totals.defvjp(_forward, _backward)
 
 def _over_chunks(step, start, chunk, hidden, targets, weights):
     """Scans `step` over pieces [B, chunk, ...] of the positions."""
-    pieces = tuple(
-        jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
-        for x in (hidden, targets, weights)
-    )
+    pieces = _pieces(chunk, hidden, targets, weights)
     if pieces[1].shape[0] > 1:
         return jax.lax.scan(step, start, pieces)
     carry, out = step(start, jax.tree.map(lambda x: x[0], pieces))
