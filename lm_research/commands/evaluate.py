@@ -32,8 +32,7 @@ def run(values: flags.FlagValues) -> None:
     from lm_research.train.restore import open_checkpoint
 
     with mesh.single(), tempfile.TemporaryDirectory() as scratch:
-        execution = {} if values.dtype is None else {"dtype": values.dtype}
-        loaded = open_checkpoint(values.checkpoint, **execution)
+        loaded = open_checkpoint(values.checkpoint, dtype=values.dtype)
         if values.paths is None:
             objective, data = _of_run(Path(values.checkpoint), loaded, values.length)
         elif isinstance(loaded.model, EncoderDecoder):

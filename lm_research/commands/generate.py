@@ -51,9 +51,7 @@ def run(values: flags.FlagValues) -> None:
 
     sampler = _sampler(values)
     with mesh.Mesh().activate():
-        loaded = open_checkpoint(
-            values.checkpoint, **({} if values.dtype is None else {"dtype": values.dtype})
-        )
+        loaded = open_checkpoint(values.checkpoint, dtype=values.dtype)
         lines = _requests(values, loaded)
         prompts = [encoded(line, loaded.tokenizer, request(loaded.model)) for line in lines]
         for line, prompt in zip(lines, prompts):

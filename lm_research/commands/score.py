@@ -38,9 +38,7 @@ def run(values: flags.FlagValues) -> None:
 
     lines = text.lines(Path(values.input))
     with mesh.Mesh().activate():
-        loaded = open_checkpoint(
-            values.checkpoint, **({} if values.dtype is None else {"dtype": values.dtype})
-        )
+        loaded = open_checkpoint(values.checkpoint, dtype=values.dtype)
         reads = isinstance(loaded.model, EncoderDecoder)
         encode = Tokenizer.complete if reads else Tokenizer.whole
         sequences = [text.encoded(line, loaded.tokenizer, encode) for line in lines]

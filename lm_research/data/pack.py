@@ -23,7 +23,7 @@ from lm_research.errors import UserError
 
 # xz -9 takes a second per megabyte.
 COMPRESSED = 64 * 2**20
-_PREPARED = "prepared.json"
+PREPARED = "prepared.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +69,7 @@ class Packed:
     cache: str | None = None
 
     def __post_init__(self):
-        if isinstance(self.heldout, float | int) and not 0 < self.heldout < 1:
-            raise UserError(
-                f"data.heldout is {self.heldout}; it takes a share between 0 and 1, or a source"
-            )
+        check_heldout(self.heldout)
         for name in ("source", "heldout"):
             if isinstance(given := getattr(self, name), str | bytes | dict | list | tuple):
                 raise UserError(f"data.{name} is {given!r}; it takes a source, such as TextFiles")
@@ -91,11 +88,11 @@ class Packed:
         """
         directory = Path(directory)
         with shards_.locked(directory):
-            path = directory / _PREPARED
-            if kept and (stored := _stored(path)):
+            path = directory / PREPARED
+            if kept and (stored := preparation(path)):
                 self._compare(directory, stored)
             else:
-                stored, asked = _stored(path), self._asked()
+                stored, asked = preparation(path), self._asked()
                 if asked["fingerprints"] is None or stored.get("asked") != asked:
                     stored = {**self._find_or_make(directory, asked), "asked": asked}
                     log.write_text(path, json.dumps(stored, indent=2) + "\n")
@@ -107,7 +104,7 @@ class Packed:
         Raises:
           UserError: there is nothing, or it is damaged.
         """
-        stored = _stored(directory / _PREPARED)
+        stored = preparation(directory / PREPARED)
         if not stored:
             raise UserError(f"{directory} holds no prepared data")
         # A run's directory may have been moved since.
@@ -124,19 +121,8 @@ class Packed:
 
     def _asked(self) -> dict[str, Any]:
         """What determines the prepared data; fingerprints of files stand for their texts."""
-        given = not isinstance(self.heldout, float | int)
-        sources = (self.source, self.heldout) if given else (self.source,)
-        prints = [getattr(source, "fingerprint", lambda: None)() for source in sources]
-        described = repr(self.tokenizer)
-        if isinstance(self.tokenizer, Pretrained):
-            described = self.tokenizer.train(()).hash
-        return {
-            "tokenizer": described,
-            "heldout": "given" if given else self.heldout,
-            "split": self.split,
-            "cache": self.cache,
-            "fingerprints": None if None in prints else prints,
-        }
+        found = determined(self.source, self.tokenizer, self.heldout)
+        return {**found, "split": self.split, "cache": self.cache}
 
     def _compare(self, directory: Path, stored: dict[str, Any]) -> None:
         """Refuses a text or a tokenizer that is another than what was prepared in `directory`."""
@@ -157,7 +143,7 @@ class Packed:
                 "--config.resume=changed to go on with the new one"
             )
         log.write_text(
-            directory / _PREPARED, json.dumps({**stored, "asked": asked}, indent=2) + "\n"
+            directory / PREPARED, json.dumps({**stored, "asked": asked}, indent=2) + "\n"
         )
 
     def _surveyed(self, asked: dict[str, Any]) -> tuple[Survey, Survey | None, str]:
@@ -175,11 +161,11 @@ class Packed:
         place = Path(self.cache) / key[:16]
         with shards_.locked(place):
             made = self._made(place, key, found, given)
-            log.write_text(place / _PREPARED, json.dumps(made, indent=2) + "\n")
+            log.write_text(place / PREPARED, json.dumps(made, indent=2) + "\n")
         return made
 
     def _made(self, place: Path, key: str, found: Survey, given: Survey | None) -> dict[str, Any]:
-        if (stored := _stored(place / _PREPARED)).get("key") == key:
+        if (stored := preparation(place / PREPARED)).get("key") == key:
             return {**stored, "place": str(place)}
         if not found.characters.any():
             raise UserError(f"the text is empty: {len(found.bytes)} documents without a character")
@@ -233,6 +219,31 @@ class Packed:
             )
 
 
+def check_heldout(heldout: float | Source) -> None:
+    """Refuses a share that holds out nothing or everything.
+
+    Raises:
+      UserError: names it.
+    """
+    if isinstance(heldout, float | int) and not 0 < heldout < 1:
+        raise UserError(f"data.heldout is {heldout}; it takes a share between 0 and 1, or a source")
+
+
+def determined(source: Source, tokenizer: Trains, heldout: float | Source) -> dict[str, Any]:
+    """What prepared data hangs on; fingerprints of files stand for their texts."""
+    given = not isinstance(heldout, float | int)
+    sources = (source, heldout) if given else (source,)
+    prints = [getattr(one, "fingerprint", lambda: None)() for one in sources]
+    described = repr(tokenizer)
+    if isinstance(tokenizer, Pretrained):
+        described = tokenizer.train(()).hash
+    return {
+        "tokenizer": described,
+        "heldout": "given" if given else heldout,
+        "fingerprints": None if None in prints else prints,
+    }
+
+
 def _sizes(written: dict[str, Shards]) -> dict[str, Any]:
     facts = {}
     for name, shards in written.items():
@@ -259,7 +270,8 @@ def _key(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _stored(path: Path) -> dict[str, Any]:
+def preparation(path: Path) -> dict[str, Any]:
+    """What was written of prepared data; nothing where there is no such file, or a torn one."""
     try:
         return json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, ValueError):

@@ -12,7 +12,7 @@ import numpy as np
 from lm_research import log
 from lm_research.data import shards
 from lm_research.data import tokenizer as tokenizers
-from lm_research.data.pack import Prepared
+from lm_research.data.pack import PREPARED, Prepared, check_heldout, determined, preparation
 from lm_research.data.permutation import permuted
 from lm_research.data.shards import Shards
 from lm_research.data.source import Source, within
@@ -20,7 +20,6 @@ from lm_research.data.text import opened
 from lm_research.data.vocabulary import Trains
 from lm_research.errors import UserError
 
-_PREPARED = "prepared.json"
 SIDES = ("source", "target")
 
 
@@ -165,10 +164,7 @@ class Parallel:
     shuffle: bool = True
 
     def __post_init__(self):
-        if isinstance(self.heldout, float | int) and not 0 < self.heldout < 1:
-            raise UserError(
-                f"data.heldout is {self.heldout}; it takes a share between 0 and 1, or a source"
-            )
+        check_heldout(self.heldout)
 
     def prepare(self, directory: Path, length: int, kept: bool = False) -> Prepared:
         """Tokenizer, shards and facts, made now or found as an earlier call left them.
@@ -183,13 +179,13 @@ class Parallel:
         """
         directory = Path(directory)
         with shards.locked(directory):
-            path = directory / _PREPARED
-            stored = json.loads(path.read_text("utf-8")) if path.is_file() else None
-            asked = self._asked(kept and stored is not None)
+            path = directory / PREPARED
+            stored = preparation(path)
+            asked = self._asked(kept and bool(stored))
             # Sources that cannot say whether they changed are read again, but for a run's sake.
-            known = asked is None or kept or None not in asked["fingerprints"]
-            if stored is None or not known or asked not in (None, stored["asked"]):
-                if kept and stored is not None:
+            known = asked is None or kept or asked["fingerprints"] is not None
+            if not stored or not known or asked not in (None, stored["asked"]):
+                if kept and stored:
                     raise UserError(
                         f"{directory} was prepared from other texts or another tokenizer; give a "
                         "new --workdir, or --config.resume=changed to go on with the new ones"
@@ -204,10 +200,10 @@ class Parallel:
         Raises:
           UserError: there is nothing, or it is damaged.
         """
-        path = Path(directory) / _PREPARED
-        if not path.is_file():
+        path = Path(directory) / PREPARED
+        if not (stored := preparation(path)):
             raise UserError(f"{directory} holds no prepared data")
-        facts = json.loads(path.read_text("utf-8"))["facts"]
+        facts = stored["facts"]
         tokenizer = tokenizers.load(path.parent / "tokenizer")
         parts = {}
         for part in ("train", "heldout"):
@@ -226,20 +222,13 @@ class Parallel:
 
     def _asked(self, optional: bool) -> dict[str, Any] | None:
         """What determines the prepared data; None where the texts are gone and may be."""
-        given = not isinstance(self.heldout, float | int)
-        sources = (self.source, self.heldout) if given else (self.source,)
         try:
-            prints = [getattr(s, "fingerprint", lambda: None)() for s in sources]
+            return determined(self.source, self.tokenizer, self.heldout)
         except (UserError, OSError) as error:
             if not optional:
                 raise
             log.fallback("a look at the texts of the run", "what was prepared of them", str(error))
             return None
-        return {
-            "tokenizer": repr(self.tokenizer),
-            "heldout": "given" if given else self.heldout,
-            "fingerprints": prints,
-        }
 
     def _made(self, directory: Path) -> dict[str, Any]:
         """Writes tokenizer and shards; what the run should say of them."""

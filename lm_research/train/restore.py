@@ -92,13 +92,14 @@ def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:
 
     Args:
       path: where it is.
-      **execution: fields of the model section to replace, such as `dtype`.
+      **execution: fields of the model section to replace, such as `dtype`; None keeps one.
 
     Raises:
       UserError: there is none, or it is damaged or unsupported.
     """
     path = Path(path)
-    described = {**section(path), **execution}
+    given = {name: value for name, value in execution.items() if value is not None}
+    described = {**section(path), **given}
     tokenizer = tokenizers.find(tokenizer_directory(path))
     model = config.build(described, CONTENTS, "model")
     loaded = functools.partial(Loaded, model, tokenizer=tokenizer, section=described)

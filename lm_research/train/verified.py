@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def verified(path: Path, limits: Limits) -> Report:
     found = _stored(report, loaded[0])
     log.write_text(path / FILE, json.dumps(found, indent=2) + "\n")
     if restore.is_run(path):
-        facts = {**log.stored_facts(path), "verified": standing(path, loaded[0])}
+        verdict = _judged(found, found["content"], loaded[0].step)
+        facts = {**log.stored_facts(path), "verified": verdict}
         log.write_text(path / "facts.json", json.dumps(facts, indent=2) + "\n")
     return report
 
@@ -62,14 +64,19 @@ def standing(path: str | Path, loaded: restore.Loaded) -> dict[str, Any]:
         return {"verified": False, "why": f"`verify --checkpoint={path}` has not been run"}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        if found["content"] != content(loaded):
-            return {"verified": False, "why": "weights or config have changed since `verify` ran"}
-        if found["parted"]:
-            return {"verified": False, "why": found["parted"]}
-        kept = ("largest", "tolerance", "versions", "content")
-        return {"verified": True, **{name: found[name] for name in kept}, "step": loaded.step}
+        return _judged(found, content(loaded), loaded.step)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error!r}); remove it, or run `verify`") from None
+
+
+def _judged(found: Mapping[str, Any], now: str, step: int | None) -> dict[str, Any]:
+    """What a stored report says of weights whose content is `now`."""
+    if found["content"] != now:
+        return {"verified": False, "why": "weights or config have changed since `verify` ran"}
+    if found["parted"]:
+        return {"verified": False, "why": found["parted"]}
+    kept = ("largest", "tolerance", "versions", "content")
+    return {"verified": True, **{name: found[name] for name in kept}, "step": step}
 
 
 def content(loaded: restore.Loaded) -> str:
