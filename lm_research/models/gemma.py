@@ -12,6 +12,7 @@ from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.scaling import Scaling
 from lm_research.layers.stack import Execution, Remat, shortest_period
+from lm_research.models import decoder
 from lm_research.models.family import (
     DECODER,
     Family,
@@ -257,34 +258,23 @@ def _gemma3_config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict
     return {**config, "rope_local_base_freq": local}
 
 
-_LAYER = "model.layers.{L}."
-ROWS = (
-    Row("embedding/table", "model.embed_tokens.weight", "VD"),
-    Row("stack/blocks/attention_norm/scale", _LAYER + "input_layernorm.weight", "D"),
-    Row("stack/blocks/attention/query/kernel", _LAYER + "self_attn.q_proj.weight", "(NH)D"),
-    Row("stack/blocks/attention/key/kernel", _LAYER + "self_attn.k_proj.weight", "(KH)D"),
-    Row("stack/blocks/attention/value/kernel", _LAYER + "self_attn.v_proj.weight", "(KH)D"),
-    Row("stack/blocks/attention/out/kernel", _LAYER + "self_attn.o_proj.weight", "D(NH)"),
-    Row("stack/blocks/mlp/gate/kernel", _LAYER + "mlp.gate_proj.weight", "FD"),
-    Row("stack/blocks/mlp/up/kernel", _LAYER + "mlp.up_proj.weight", "FD"),
-    Row("stack/blocks/mlp/down/kernel", _LAYER + "mlp.down_proj.weight", "DF"),
-    Row("norm/scale", "model.norm.weight", "D"),
-    Row("head/table", "lm_head.weight", "VD", tied="embedding/table"),
-)
+ROWS = (*decoder.ENDS, decoder.ATTENTION_NORM, *decoder.ATTENTION, *decoder.MLP)
 ROWS_2 = (
-    Row("stack/blocks/attention_out_norm/scale", _LAYER + "post_attention_layernorm.weight", "D"),
-    Row("stack/blocks/mlp_norm/scale", _LAYER + "pre_feedforward_layernorm.weight", "D"),
-    Row("stack/blocks/mlp_out_norm/scale", _LAYER + "post_feedforward_layernorm.weight", "D"),
-)
-ROWS_3 = (
-    Row("stack/blocks/attention/query_norm/scale", _LAYER + "self_attn.q_norm.weight", "H"),
-    Row("stack/blocks/attention/key_norm/scale", _LAYER + "self_attn.k_norm.weight", "H"),
+    Row(
+        "stack/blocks/attention_out_norm/scale",
+        decoder.LAYER + "post_attention_layernorm.weight",
+        "D",
+    ),
+    Row("stack/blocks/mlp_norm/scale", decoder.LAYER + "pre_feedforward_layernorm.weight", "D"),
+    Row(
+        "stack/blocks/mlp_out_norm/scale", decoder.LAYER + "post_feedforward_layernorm.weight", "D"
+    ),
 )
 SHARED = dict(
     kind="Gemma",
     fixed={"attention_bias": False, "use_bidirectional_attention": False},
     prefix="model.",
-    buffers=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),  # in older files
+    buffers=decoder.BUFFERS,
 )
 # The initial weights; dropout, a choice of training; a second name that is not read.
 INERT = ("initializer_range", "attention_dropout")
@@ -316,10 +306,7 @@ FAMILIES = (
     Family(
         model_type="gemma",
         architecture="GemmaForCausalLM",
-        rows=(
-            *ROWS,
-            Row("stack/blocks/mlp_norm/scale", _LAYER + "post_attention_layernorm.weight", "D"),
-        ),
+        rows=(*ROWS, decoder.MLP_NORM),
         section=_gemma1_section,
         config=_gemma1_config,
         defaults={**GEMMA, "hidden_act": "gelu_pytorch_tanh"},
@@ -341,7 +328,7 @@ FAMILIES = (
     Family(
         model_type="gemma3_text",
         architecture="Gemma3ForCausalLM",
-        rows=(*ROWS, *ROWS_2, *ROWS_3),
+        rows=(*ROWS, *ROWS_2, *decoder.HEAD_NORMS),
         section=_gemma3_section,
         config=_gemma3_config,
         defaults={

@@ -21,6 +21,7 @@ from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.scaling import Scaling
 from lm_research.layers.stack import Execution, Remat
+from lm_research.models import decoder
 from lm_research.models.family import (
     DECODER,
     Family,
@@ -204,20 +205,7 @@ def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, A
     }
 
 
-ROWS = (
-    Row("embedding/table", "model.embed_tokens.weight", "VD"),
-    Row("stack/blocks/attention_norm/scale", "model.layers.{L}.input_layernorm.weight", "D"),
-    Row("stack/blocks/attention/query/kernel", "model.layers.{L}.self_attn.q_proj.weight", "(NH)D"),
-    Row("stack/blocks/attention/key/kernel", "model.layers.{L}.self_attn.k_proj.weight", "(KH)D"),
-    Row("stack/blocks/attention/value/kernel", "model.layers.{L}.self_attn.v_proj.weight", "(KH)D"),
-    Row("stack/blocks/attention/out/kernel", "model.layers.{L}.self_attn.o_proj.weight", "D(NH)"),
-    Row("stack/blocks/mlp_norm/scale", "model.layers.{L}.post_attention_layernorm.weight", "D"),
-    Row("stack/blocks/mlp/gate/kernel", "model.layers.{L}.mlp.gate_proj.weight", "FD"),
-    Row("stack/blocks/mlp/up/kernel", "model.layers.{L}.mlp.up_proj.weight", "FD"),
-    Row("stack/blocks/mlp/down/kernel", "model.layers.{L}.mlp.down_proj.weight", "DF"),
-    Row("norm/scale", "model.norm.weight", "D"),
-    Row("head/table", "lm_head.weight", "VD", tied="embedding/table"),
-)
+ROWS = (*decoder.ENDS, decoder.ATTENTION_NORM, *decoder.ATTENTION, decoder.MLP_NORM, *decoder.MLP)
 
 LLAMA = Family(
     kind="Llama",
@@ -244,24 +232,14 @@ LLAMA = Family(
     inert=("initializer_range", "attention_dropout", "pretraining_tp"),
     without=("bias", "window"),
     prefix="model.",
-    buffers=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),  # in older files
+    buffers=decoder.BUFFERS,
 )
 
 QWEN3 = dataclasses.replace(
     LLAMA,
     model_type="qwen3",
     architecture="Qwen3ForCausalLM",
-    rows=(
-        *ROWS,
-        Row(
-            "stack/blocks/attention/query_norm/scale",
-            "model.layers.{L}.self_attn.q_norm.weight",
-            "H",
-        ),
-        Row(
-            "stack/blocks/attention/key_norm/scale", "model.layers.{L}.self_attn.k_norm.weight", "H"
-        ),
-    ),
+    rows=(*ROWS, *decoder.HEAD_NORMS),
     section=_qwen3_section,
     config=_config,
     defaults={
@@ -284,9 +262,9 @@ QWEN2 = dataclasses.replace(
     architecture="Qwen2ForCausalLM",
     rows=(
         *ROWS,
-        Row("stack/blocks/attention/query/bias", "model.layers.{L}.self_attn.q_proj.bias", "(NH)"),
-        Row("stack/blocks/attention/key/bias", "model.layers.{L}.self_attn.k_proj.bias", "(KH)"),
-        Row("stack/blocks/attention/value/bias", "model.layers.{L}.self_attn.v_proj.bias", "(KH)"),
+        Row("stack/blocks/attention/query/bias", f"{decoder.LAYER}self_attn.q_proj.bias", "(NH)"),
+        Row("stack/blocks/attention/key/bias", f"{decoder.LAYER}self_attn.k_proj.bias", "(KH)"),
+        Row("stack/blocks/attention/value/bias", f"{decoder.LAYER}self_attn.v_proj.bias", "(KH)"),
     ),
     section=_qwen2_section,
     config=_config,

@@ -22,6 +22,7 @@ from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.scaling import Scaling
 from lm_research.layers.stack import Execution, Remat, shortest_period
+from lm_research.models import decoder
 from lm_research.models.family import (
     DECODER,
     Family,
@@ -201,35 +202,26 @@ def _qwen3_config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[
     }
 
 
-_LAYER = "model.layers.{L}."
-_EXPERT = _LAYER + "block_sparse_moe.experts.{E}."
-SHARED = (
-    Row("embedding/table", "model.embed_tokens.weight", "VD"),
-    Row("stack/blocks/attention_norm/scale", _LAYER + "input_layernorm.weight", "D"),
-    Row("stack/blocks/attention/query/kernel", _LAYER + "self_attn.q_proj.weight", "(NH)D"),
-    Row("stack/blocks/attention/key/kernel", _LAYER + "self_attn.k_proj.weight", "(KH)D"),
-    Row("stack/blocks/attention/value/kernel", _LAYER + "self_attn.v_proj.weight", "(KH)D"),
-    Row("stack/blocks/attention/out/kernel", _LAYER + "self_attn.o_proj.weight", "D(NH)"),
-    Row("stack/blocks/mlp_norm/scale", _LAYER + "post_attention_layernorm.weight", "D"),
-    Row("norm/scale", "model.norm.weight", "D"),
-    Row("head/table", "lm_head.weight", "VD", tied="embedding/table"),
-)
-DENSE = (
-    Row("stack/blocks/mlp/gate/kernel", _LAYER + "mlp.gate_proj.weight", "FD", optional=True),
-    Row("stack/blocks/mlp/up/kernel", _LAYER + "mlp.up_proj.weight", "FD", optional=True),
-    Row("stack/blocks/mlp/down/kernel", _LAYER + "mlp.down_proj.weight", "DF", optional=True),
-)
+SHARED = (*decoder.ENDS, decoder.ATTENTION_NORM, *decoder.ATTENTION, decoder.MLP_NORM)
+DENSE = tuple(dataclasses.replace(row, optional=True) for row in decoder.MLP)
+
+
+def _routed(mlp: str, gate: str, up: str, down: str) -> tuple[Row, ...]:
+    """A router and its experts, by what theirs are called."""
+    expert = f"{decoder.LAYER}{mlp}.experts.{{E}}."
+    return (
+        Row("stack/blocks/mlp/router/kernel", f"{decoder.LAYER}{mlp}.gate.weight", "ED"),
+        Row("stack/blocks/mlp/experts_gate/kernel", f"{expert}{gate}.weight", "FD"),
+        Row("stack/blocks/mlp/experts_down/kernel", f"{expert}{down}.weight", "DF"),
+        Row("stack/blocks/mlp/experts_up/kernel", f"{expert}{up}.weight", "FD"),
+    )
+
+
 MIXTRAL = Family(
     kind="Mixtral",
     model_type="mixtral",
     architecture="MixtralForCausalLM",
-    rows=(
-        *SHARED,
-        Row("stack/blocks/mlp/router/kernel", _LAYER + "block_sparse_moe.gate.weight", "ED"),
-        Row("stack/blocks/mlp/experts_gate/kernel", _EXPERT + "w1.weight", "FD"),
-        Row("stack/blocks/mlp/experts_down/kernel", _EXPERT + "w2.weight", "DF"),
-        Row("stack/blocks/mlp/experts_up/kernel", _EXPERT + "w3.weight", "FD"),
-    ),
+    rows=(*SHARED, *_routed("block_sparse_moe", gate="w1", up="w3", down="w2")),
     section=_mixtral_section,
     config=_mixtral_config,
     defaults={
@@ -258,20 +250,13 @@ MIXTRAL = Family(
     ),
     prefix="model.",
 )
-_EXPERT = _LAYER + "mlp.experts.{E}."
 QWEN3 = dataclasses.replace(
     MIXTRAL,
     model_type="qwen3_moe",
     architecture="Qwen3MoeForCausalLM",
     rows=(
-        *SHARED,
-        Row("stack/blocks/attention/query_norm/scale", _LAYER + "self_attn.q_norm.weight", "H"),
-        Row("stack/blocks/attention/key_norm/scale", _LAYER + "self_attn.k_norm.weight", "H"),
-        *DENSE,
-        Row("stack/blocks/mlp/router/kernel", _LAYER + "mlp.gate.weight", "ED"),
-        Row("stack/blocks/mlp/experts_gate/kernel", _EXPERT + "gate_proj.weight", "FD"),
-        Row("stack/blocks/mlp/experts_down/kernel", _EXPERT + "down_proj.weight", "DF"),
-        Row("stack/blocks/mlp/experts_up/kernel", _EXPERT + "up_proj.weight", "FD"),
+        *(*SHARED, *decoder.HEAD_NORMS, *DENSE),
+        *_routed("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
     ),
     section=_qwen3_section,
     config=_qwen3_config,

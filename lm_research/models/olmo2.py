@@ -10,6 +10,7 @@ from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.scaling import Scaling
 from lm_research.layers.stack import Execution, Remat
+from lm_research.models import decoder
 from lm_research.models.family import (
     DECODER,
     Family,
@@ -123,22 +124,18 @@ def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, A
     }
 
 
-_LAYER = "model.layers.{L}."
 ROWS = (
-    Row("embedding/table", "model.embed_tokens.weight", "VD"),
-    Row("stack/blocks/attention/query/kernel", _LAYER + "self_attn.q_proj.weight", "(NH)D"),
-    Row("stack/blocks/attention/key/kernel", _LAYER + "self_attn.k_proj.weight", "(KH)D"),
-    Row("stack/blocks/attention/value/kernel", _LAYER + "self_attn.v_proj.weight", "(KH)D"),
-    Row("stack/blocks/attention/out/kernel", _LAYER + "self_attn.o_proj.weight", "D(NH)"),
-    Row("stack/blocks/attention/query_norm/scale", _LAYER + "self_attn.q_norm.weight", "(NH)"),
-    Row("stack/blocks/attention/key_norm/scale", _LAYER + "self_attn.k_norm.weight", "(KH)"),
-    Row("stack/blocks/attention_norm/scale", _LAYER + "post_attention_layernorm.weight", "D"),
-    Row("stack/blocks/mlp/gate/kernel", _LAYER + "mlp.gate_proj.weight", "FD"),
-    Row("stack/blocks/mlp/up/kernel", _LAYER + "mlp.up_proj.weight", "FD"),
-    Row("stack/blocks/mlp/down/kernel", _LAYER + "mlp.down_proj.weight", "DF"),
-    Row("stack/blocks/mlp_norm/scale", _LAYER + "post_feedforward_layernorm.weight", "D"),
-    Row("norm/scale", "model.norm.weight", "D"),
-    Row("head/table", "lm_head.weight", "VD", tied="embedding/table"),
+    *decoder.ENDS,
+    *decoder.ATTENTION,
+    *decoder.MLP,
+    Row(
+        "stack/blocks/attention/query_norm/scale", f"{decoder.LAYER}self_attn.q_norm.weight", "(NH)"
+    ),
+    Row("stack/blocks/attention/key_norm/scale", f"{decoder.LAYER}self_attn.k_norm.weight", "(KH)"),
+    Row(
+        "stack/blocks/attention_norm/scale", f"{decoder.LAYER}post_attention_layernorm.weight", "D"
+    ),
+    Row("stack/blocks/mlp_norm/scale", f"{decoder.LAYER}post_feedforward_layernorm.weight", "D"),
 )
 
 FAMILIES = (

@@ -11,6 +11,7 @@ from lm_research.layers import Attention, Block, GatedMLP, RMSNorm, Rotary, Stac
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
+from lm_research.models import decoder
 from lm_research.models.family import (
     DECODER,
     Family,
@@ -147,21 +148,21 @@ def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, A
     }
 
 
-_LAYER = "model.layers.{L}."
-_JOINED, _GATED = _LAYER + "self_attn.qkv_proj.weight", _LAYER + "mlp.gate_up_proj.weight"
+QKV = f"{decoder.LAYER}self_attn.qkv_proj.weight"
+GATE_UP = f"{decoder.LAYER}mlp.gate_up_proj.weight"
+_, _, _, OUT = decoder.ATTENTION
+_, _, DOWN = decoder.MLP
 ROWS = (
-    Row("embedding/table", "model.embed_tokens.weight", "VD"),
-    Row("stack/blocks/attention_norm/scale", _LAYER + "input_layernorm.weight", "D"),
-    Row("stack/blocks/attention/query/kernel", _JOINED, "+(NH)D"),
-    Row("stack/blocks/attention/key/kernel", _JOINED, "+(KH)D"),
-    Row("stack/blocks/attention/value/kernel", _JOINED, "+(KH)D"),
-    Row("stack/blocks/attention/out/kernel", _LAYER + "self_attn.o_proj.weight", "D(NH)"),
-    Row("stack/blocks/mlp_norm/scale", _LAYER + "post_attention_layernorm.weight", "D"),
-    Row("stack/blocks/mlp/gate/kernel", _GATED, "+FD"),
-    Row("stack/blocks/mlp/up/kernel", _GATED, "+FD"),
-    Row("stack/blocks/mlp/down/kernel", _LAYER + "mlp.down_proj.weight", "DF"),
-    Row("norm/scale", "model.norm.weight", "D"),
-    Row("head/table", "lm_head.weight", "VD", tied="embedding/table"),
+    *decoder.ENDS,
+    decoder.ATTENTION_NORM,
+    Row("stack/blocks/attention/query/kernel", QKV, "+(NH)D"),
+    Row("stack/blocks/attention/key/kernel", QKV, "+(KH)D"),
+    Row("stack/blocks/attention/value/kernel", QKV, "+(KH)D"),
+    OUT,
+    decoder.MLP_NORM,
+    Row("stack/blocks/mlp/gate/kernel", GATE_UP, "+FD"),
+    Row("stack/blocks/mlp/up/kernel", GATE_UP, "+FD"),
+    DOWN,
 )
 
 FAMILIES = (
