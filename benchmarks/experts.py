@@ -10,19 +10,17 @@ import argparse
 import functools
 import statistics
 import time
-import types
 from pathlib import Path
 
 import jax
 import numpy as np
 import record
+from steps import trainer
 
 from lm_research.mesh import single
 from lm_research.models import Llama, Mixtral
 from lm_research.objectives import Causal
-from lm_research.optimizers import AdamW
-from lm_research.train.step import Trainer, train_step
-from lm_research.weights import Full
+from lm_research.train.step import train_step
 
 BAR = 1.5
 # Mixtral 8x7B's proportions: four queries per key, and experts of 3.5 times the width.
@@ -36,19 +34,9 @@ MODELS = {
 
 def prepared(model):
     """A compiled step of a model, and its first state."""
-    trainer = Trainer.of(
-        types.SimpleNamespace(
-            model=model,
-            objective=Causal(LENGTH),
-            weights=Full(),
-            optimizer=AdamW(3e-4),
-            batch=types.SimpleNamespace(microbatches=1),
-            steps=1000,
-            seed=0,
-        )
-    )
-    state = trainer.init()
-    step = jax.jit(functools.partial(train_step, trainer), donate_argnums=0)
+    made = trainer(model, Causal(LENGTH), 3e-4)
+    state = made.init()
+    step = jax.jit(functools.partial(train_step, made), donate_argnums=0)
     return step.lower(state, batch(0)).compile(), state
 
 

@@ -8,22 +8,18 @@ learned positions, the cheaper of the two.
 """
 
 import argparse
-import functools
 import statistics
 import time
-import types
 from pathlib import Path
 
-import jax
 import numpy as np
 import record
+from steps import our_step
 
 from lm_research import mesh
+from lm_research.data import pipeline
 from lm_research.models import GPT2, XLNet
 from lm_research.objectives import Causal, Permutation
-from lm_research.optimizers import AdamW
-from lm_research.train.step import Trainer, train_steps
-from lm_research.weights import Full
 
 SHAPES = {  # layers, width, heads, T, B, V
     "small": (6, 384, 6, 256, 8, 8192),
@@ -48,16 +44,6 @@ def sides(shape: tuple[int, ...], dtype: str) -> dict:
 def stepping(model, objective, shape: tuple[int, ...]):
     """A function that makes a step and returns its loss."""
     *_, length, rows, vocab = shape
-    experiment = types.SimpleNamespace(
-        model=model,
-        objective=objective,
-        weights=Full(),
-        optimizer=AdamW(3e-4, shape="constant"),
-        batch=types.SimpleNamespace(microbatches=1),
-        steps=1000,
-        seed=0,
-    )
-    trainer = Trainer.of(experiment)
     rng = np.random.default_rng(0)
     records = [
         {
@@ -66,17 +52,8 @@ def stepping(model, objective, shape: tuple[int, ...]):
         }
         for _ in range(rows)
     ]
-    examples = [objective.example(record, rng) for record in records]
-    batch = jax.tree.map(lambda *leaves: np.stack(leaves)[None], *examples)
-    step = jax.jit(functools.partial(train_steps, trainer), donate_argnums=0)
-    state = trainer.init()
-
-    def run() -> float:
-        nonlocal state
-        state, numbers = step(state, batch)
-        return float(numbers["loss"][-1])
-
-    return run
+    batch = pipeline.stacked(objective.example(record, rng) for record in records)
+    return our_step(model, objective, batch, 3e-4)
 
 
 def seconds(run) -> float:
