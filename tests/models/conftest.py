@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from lm_research import tree
-from lm_research.hub import names
+from lm_research import mesh, tree
+from lm_research.hub import load, names, save
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +56,37 @@ def alike():
         )
 
     return compare
+
+
+@pytest.fixture
+def round_trip(tmp_path):
+    """Saves what was loaded of a reference: the same tensors, and the same section."""
+
+    def check(reference):
+        count = save.save(tmp_path / "ours", reference.section, reference.params)
+        one = load_file(reference.directory / "model.safetensors")
+        other = load_file(tmp_path / "ours" / "model.safetensors")
+        assert one.keys() == other.keys() and len(other) == count
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+        assert load.section(tmp_path / "ours") == reference.section
+
+    return check
+
+
+@pytest.fixture
+def read_by_transformers(tmp_path):
+    """Saves parameters; ours again are the same, and theirs has no tensor more or less."""
+
+    def read(kind, reference, params):
+        save.save(tmp_path / "ours", reference.section, params)
+        theirs, info = kind.from_pretrained(
+            tmp_path / "ours", attn_implementation="eager", output_loading_info=True
+        )
+        assert not info["missing_keys"] and not info["unexpected_keys"], info
+        with mesh.single():
+            again = load.load(tmp_path / "ours", reference.ours)
+        jax.tree.map(np.testing.assert_array_equal, again, params)
+        return theirs
+
+    return read
