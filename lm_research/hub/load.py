@@ -55,7 +55,7 @@ def section(directory: str | Path) -> dict[str, Any]:
             )
     held = Stored(directory).names if family.present else ()
     present = {key: name in held for key, name in family.present.items()}
-    return family.section({**family.defaults, **present, **config})
+    return family.ours({**family.defaults, **present, **config})
 
 
 def ends(directory: str | Path) -> tuple[int, ...]:

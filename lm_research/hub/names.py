@@ -170,9 +170,9 @@ def fitting(section: Mapping[str, Any], given: Mapping[str, Parameter]) -> Famil
       UserError: there is none.
     """
     kind = section["kind"]
-    candidates = [family for family in families() if family.kind == kind]
+    candidates = [family for family in families() if family.saved and family.kind == kind]
     if not candidates:
-        known = ", ".join(dict.fromkeys(family.kind for family in families() if family.kind))
+        known = ", ".join(dict.fromkeys(family.kind for family in families()))
         raise UserError(f"model.kind {kind} has no Hugging Face architecture; these have: {known}")
     differences = [
         [f"model.{name}" for name in family.without if section.get(name)] + strangers(family, given)

@@ -80,7 +80,7 @@ def described_as(
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
-        **family.config({**defaults, **section}, sizes),
+        **family.theirs({**defaults, **section}, sizes),
         **family.fixed,
         "dtype": "float32",
     }

@@ -1,8 +1,7 @@
 """ALBERT (Lan et al., 2020): BERT with shared layers, a factorised embedding and sentence order."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 
@@ -96,26 +95,12 @@ def ALBERT(
     )
 
 
-def _section(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "kind": "ALBERT",
-        **encoder.section(config),
-        "embedding": config["embedding_size"],
-        "groups": config["num_hidden_groups"],
-        "pair_dropout": float(config["classifier_dropout_prob"]),
-    }
-
-
-def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        **encoder.described(section, sizes),
-        "num_hidden_layers": section["layers"],
-        "num_hidden_groups": section["groups"],
-        "embedding_size": section["embedding"],
-        "classifier_dropout_prob": section["pair_dropout"],
-    }
-
-
+NAMES = {
+    **encoder.NAMES,
+    "embedding": "embedding_size",
+    "groups": "num_hidden_groups",
+    "pair_dropout": "classifier_dropout_prob",
+}
 EMBEDDINGS = "albert.embeddings."
 LAYER = "albert.encoder.albert_layer_groups.{L}.albert_layers.0."
 BLOCK = "stack/blocks/block/"
@@ -164,8 +149,8 @@ MASKED = Family(
     model_type="albert",
     architecture="AlbertForMaskedLM",
     rows=(*TRUNK, *HEAD),
-    section=_section,
-    config=_config,
+    names=NAMES,
+    recorded=encoder.RECORDED,
     defaults={
         **encoder.DEFAULTS,
         "vocab_size": 30000,
@@ -193,16 +178,14 @@ PRETRAINING = dataclasses.replace(
     MASKED,
     architecture="AlbertForPreTraining",
     rows=(*TRUNK, *HEAD, *POOLER, *PAIR),
-    section=lambda config: {**_section(config), "pair": True},
+    options={"pair": True},
 )
 POOLED = dataclasses.replace(
     MASKED,
     architecture="AlbertModel",
     rows=(*TRUNK, *POOLER),
-    section=lambda config: {**_section(config), "head": False, "pooler": True},
+    options={"head": False, "pooler": True},
 )
-BARE = dataclasses.replace(
-    POOLED, rows=TRUNK, section=lambda config: {**_section(config), "head": False}
-)
+BARE = dataclasses.replace(POOLED, rows=TRUNK, options={"head": False})
 
 FAMILIES = (MASKED, PRETRAINING, POOLED, BARE)

@@ -13,7 +13,7 @@ from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
 from lm_research.models.encoder_decoder import EncoderDecoder
-from lm_research.models.family import Family, Row, our_activation, their_activation
+from lm_research.models.family import Family, Row
 from lm_research.models.transformer import Transformer
 
 SIZES = {  # width, layers of each stack, heads, hidden
@@ -120,25 +120,7 @@ def _section(config: Mapping[str, Any]) -> dict[str, Any]:
     start, first = config["decoder_start_token_id"], config["forced_bos_token_id"]
     if first is None and config["force_bos_token_to_be_generated"]:
         first = config["bos_token_id"]
-    return {
-        "kind": "BART",
-        "vocab": config["vocab_size"],
-        "width": config["d_model"],
-        "layers": config["encoder_layers"],
-        "decoder_layers": config["decoder_layers"],
-        "heads": config["encoder_attention_heads"],
-        "hidden": config["encoder_ffn_dim"],
-        "context": config["max_position_embeddings"],
-        "activation": our_activation(config["activation_function"]),
-        "embedding_scale": config["scale_embedding"],
-        "head_bias": True,
-        "start": config["eos_token_id"] if start is None else start,
-        "first": first,
-    }
-
-
-def _mbart_section(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {**_section(config), "norm_first": True}
+    return {"start": config["eos_token_id"] if start is None else start, "first": first}
 
 
 def _marian_section(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,29 +129,28 @@ def _marian_section(config: Mapping[str, Any]) -> dict[str, Any]:
             f"config.json has decoder_vocab_size {config['decoder_vocab_size']} beside vocab_size "
             f"{config['vocab_size']}; it takes one vocabulary for both"
         )
-    return {**_section(config), "embedding_norm": False, "sinusoidal": True}
+    return _section(config)
 
 
-def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "vocab_size": sizes["V"],
-        "d_model": sizes["D"],
-        "encoder_layers": section["layers"],
-        "decoder_layers": section["decoder_layers"] or section["layers"],
-        "encoder_attention_heads": sizes["N"],
-        "decoder_attention_heads": sizes["N"],
-        "encoder_ffn_dim": sizes["F"],
-        "decoder_ffn_dim": sizes["F"],
-        "max_position_embeddings": section["context"],
-        "activation_function": their_activation(section["activation"]),
-        "scale_embedding": section["embedding_scale"],
-        "decoder_start_token_id": section["start"],
-        "forced_bos_token_id": section["first"],
-        "forced_eos_token_id": None,
-        "dropout": section["dropout"],
-        "attention_dropout": 0.0,
-        "init_std": section["deviation"],
-    }
+NAMES = {
+    "vocab": "vocab_size",
+    "width": "d_model",
+    "layers": "encoder_layers",
+    "decoder_layers": "decoder_layers",
+    "heads": "encoder_attention_heads",
+    "hidden": "encoder_ffn_dim",
+    "context": "max_position_embeddings",
+    "activation": "activation_function",
+    "embedding_scale": "scale_embedding",
+}
+RECORDED = {
+    "decoder_attention_heads": "heads",
+    "decoder_ffn_dim": "hidden",
+    "decoder_start_token_id": "start",
+    "forced_bos_token_id": "first",
+    "dropout": "dropout",
+    "init_std": "deviation",
+}
 
 
 def _norm(ours: str, theirs: str) -> tuple[Row, ...]:
@@ -236,8 +217,11 @@ _BART = Family(
     model_type="bart",
     architecture="BartForConditionalGeneration",
     rows=(*SHARED, *EMBEDDED, BIAS),
+    names=NAMES,
+    options={"head_bias": True},
+    recorded=RECORDED,
     section=_section,
-    config=_config,
+    config=lambda section: {"forced_eos_token_id": None, "attention_dropout": 0.0},
     defaults={
         "vocab_size": 50265,
         "d_model": 1024,
@@ -285,10 +269,10 @@ def _trunk(family: Family, architecture: str) -> Family:
     """Without the head's bias, which files of a bare trunk lack; the head itself is tied."""
     return dataclasses.replace(
         family,
-        kind=None,  # written with a bias of zeros
         architecture=architecture,
+        saved=False,  # but with a bias of zeros
         rows=tuple(row for row in family.rows if row is not BIAS),
-        section=lambda config: {**family.section(config), "head_bias": False},
+        options={**family.options, "head_bias": False},
     )
 
 
@@ -297,7 +281,7 @@ _MBART = dataclasses.replace(
     model_type="mbart",
     architecture="MBartForConditionalGeneration",
     rows=(*SHARED, *EMBEDDED, *LAST, BIAS),
-    section=_mbart_section,
+    options={"head_bias": True, "norm_first": True},
     defaults={**_BART.defaults, "decoder_start_token_id": None},
     fixed={**_BART.fixed, "normalize_before": True, "add_final_layer_norm": True},
 )
@@ -306,6 +290,7 @@ _MARIAN = dataclasses.replace(
     model_type="marian",
     architecture="MarianMTModel",
     rows=(*SHARED, BIAS),
+    options={"head_bias": True, "embedding_norm": False, "sinusoidal": True},
     section=_marian_section,
     defaults={
         **_BART.defaults,

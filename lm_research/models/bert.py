@@ -1,8 +1,7 @@
 """BERT (Devlin et al., 2019): an encoder with learned positions and a norm after each part."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 
@@ -87,10 +86,6 @@ def BERT(
     )
 
 
-def _section(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"kind": "BERT", **encoder.section(config)}
-
-
 TRUNK = encoder.trunk("bert.")
 POOLER = encoder.pooling("bert.")
 HEAD = encoder.prediction(
@@ -109,8 +104,8 @@ MASKED = Family(
     model_type="bert",
     architecture="BertForMaskedLM",
     rows=(*TRUNK, *HEAD),
-    section=_section,
-    config=encoder.described,
+    names=encoder.NAMES,
+    recorded=encoder.RECORDED,
     defaults=encoder.DEFAULTS,
     fixed=encoder.FIXED,
     # What the pooler of a multilingual BERT in another library took.
@@ -127,16 +122,14 @@ PRETRAINING = dataclasses.replace(
     MASKED,
     architecture="BertForPreTraining",
     rows=(*TRUNK, *HEAD, *POOLER, *PAIR),
-    section=lambda config: {**_section(config), "pair": True},
+    options={"pair": True},
 )
 POOLED = dataclasses.replace(
     MASKED,
     architecture="BertModel",
     rows=(*TRUNK, *POOLER),
-    section=lambda config: {**_section(config), "head": False, "pooler": True},
+    options={"head": False, "pooler": True},
 )
-BARE = dataclasses.replace(
-    POOLED, rows=TRUNK, section=lambda config: {**_section(config), "head": False}
-)
+BARE = dataclasses.replace(POOLED, rows=TRUNK, options={"head": False})
 
 FAMILIES = (MASKED, PRETRAINING, POOLED, BARE)

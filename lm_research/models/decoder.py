@@ -1,4 +1,4 @@
-"""What Llama and its kin call their tensors in Hugging Face's files: families share these."""
+"""What Llama and its kin call tensors and options in Hugging Face's files: families share these."""
 
 from lm_research.models.family import Row
 
@@ -29,4 +29,18 @@ HEAD_NORMS = (
     Row("stack/blocks/attention/query_norm/scale", f"{LAYER}self_attn.q_norm.weight", "H"),
     Row("stack/blocks/attention/key_norm/scale", f"{LAYER}self_attn.k_norm.weight", "H"),
 )
+# What configs call our options.
+NAMES = {
+    "vocab": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "hidden": "intermediate_size",
+    "activation": "hidden_act",
+    "tied": "tie_word_embeddings",
+    "epsilon": "rms_norm_eps",
+}
+# The initial weights; and the rotary base, for transformers 4.
+RECORDED = {"initializer_range": "deviation", "rope_theta": "base"}
 BUFFERS = (r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)  # in older files

@@ -1,14 +1,13 @@
 """DistilBERT (Sanh et al., 2019): every second layer of BERT, without types and pooler."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
 from lm_research.models import encoder
-from lm_research.models.family import Family, Row, our_activation, their_activation
+from lm_research.models.family import Family, Row
 from lm_research.models.transformer import Transformer
 
 SIZES = {"base": (768, 6, 12)}  # width, layers, heads
@@ -68,36 +67,17 @@ def DistilBERT(
     )
 
 
-def _section(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "kind": "DistilBERT",
-        "vocab": config["vocab_size"],
-        "width": config["dim"],
-        "layers": config["n_layers"],
-        "heads": config["n_heads"],
-        "hidden": config["hidden_dim"],
-        "context": config["max_position_embeddings"],
-        "activation": our_activation(config["activation"]),
-        "dropout": float(config["dropout"]),
-        "attention_dropout": float(config["attention_dropout"]),
-    }
-
-
-def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "vocab_size": sizes["V"],
-        "dim": sizes["D"],
-        "n_layers": sizes["L"],
-        "n_heads": sizes["N"],
-        "hidden_dim": sizes["F"],
-        "max_position_embeddings": sizes["T"],
-        "activation": their_activation(section["activation"]),
-        "dropout": section["dropout"],
-        "attention_dropout": section["attention_dropout"],
-        "initializer_range": section["deviation"],
-    }
-
-
+NAMES = {
+    "vocab": "vocab_size",
+    "width": "dim",
+    "layers": "n_layers",
+    "heads": "n_heads",
+    "hidden": "hidden_dim",
+    "context": "max_position_embeddings",
+    "activation": "activation",
+    "dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+}
 EMBEDDINGS, LAYER = "distilbert.embeddings.", "distilbert.transformer.layer.{L}."
 TRUNK = (
     Row("embedding/table", f"{EMBEDDINGS}word_embeddings.weight", "VD"),
@@ -133,8 +113,8 @@ MASKED = Family(
     model_type="distilbert",
     architecture="DistilBertForMaskedLM",
     rows=(*TRUNK, *HEAD),
-    section=_section,
-    config=_config,
+    names=NAMES,
+    recorded=encoder.RECORDED,
     defaults={
         "vocab_size": 30522,
         "dim": 768,
@@ -157,7 +137,7 @@ BARE = dataclasses.replace(
     MASKED,
     architecture="DistilBertModel",
     rows=TRUNK,
-    section=lambda config: {**_section(config), "head": False},
+    options={"head": False},
 )
 
 FAMILIES = (MASKED, BARE)

@@ -209,16 +209,6 @@ def ELECTRAPair(
     return Halves(small, ELECTRA(vocab, width, heads=heads, **both))
 
 
-def _section(config: Mapping[str, Any]) -> dict[str, Any]:
-    given = {"kind": "ELECTRA", **encoder.section(config)}
-    return {**given, "embedding": config["embedding_size"], "head": False, "detector": False}
-
-
-def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    width = section["embedding"] or section["width"]
-    return {**encoder.described(section, sizes), "embedding_size": width}
-
-
 WIDENING = (
     Row("widening/kernel", "electra.embeddings_project.weight", "DC"),
     Row("widening/bias", "electra.embeddings_project.bias", "D"),
@@ -241,8 +231,9 @@ BARE = Family(
     model_type="electra",
     architecture="ElectraModel",
     rows=encoder.trunk("electra."),
-    section=_section,
-    config=_config,
+    names={**encoder.NAMES, "embedding": "embedding_size"},
+    options={"head": False, "detector": False},
+    recorded=encoder.RECORDED,
     defaults={
         **encoder.DEFAULTS,
         "embedding_size": 128,
@@ -262,13 +253,13 @@ GENERATOR = dataclasses.replace(
     BARE,
     architecture="ElectraForMaskedLM",
     rows=(*BARE.rows, *HEAD),
-    section=lambda config: {**_section(config), "head": True},
+    options={"head": True, "detector": False},
 )
 DISCRIMINATOR = dataclasses.replace(
     BARE,
     architecture="ElectraForPreTraining",
     rows=(*BARE.rows, *DETECTOR),
-    section=lambda config: {**_section(config), "detector": True},
+    options={"head": False, "detector": True},
 )
 
 

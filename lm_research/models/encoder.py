@@ -1,7 +1,6 @@
 """`encoder`: BERT's blocks and head, and their Hugging Face names, which several families share."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 
@@ -9,7 +8,7 @@ from lm_research.layers import MLP, Attention, Block, LayerNorm, Learned, Repeat
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
-from lm_research.models.family import Row, our_activation, their_activation
+from lm_research.models.family import Row
 from lm_research.models.heads import Detector, HeadTransform, Pooler
 from lm_research.models.transformer import Transformer
 
@@ -156,42 +155,22 @@ def prediction(dense: str, norm: str, decoder: str, bias: str) -> tuple[Row, ...
     )
 
 
-def section(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model section says of a config of theirs, but for its kind."""
-    return {
-        "vocab": config["vocab_size"],
-        "width": config["hidden_size"],
-        "layers": config["num_hidden_layers"],
-        "heads": config["num_attention_heads"],
-        "hidden": config["intermediate_size"],
-        "context": config["max_position_embeddings"],
-        "types": config["type_vocab_size"],
-        "activation": our_activation(config["hidden_act"]),
-        "epsilon": config["layer_norm_eps"],
-        "dropout": float(config["hidden_dropout_prob"]),
-        "attention_dropout": float(config["attention_probs_dropout_prob"]),
-    }
-
-
-def described(given: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Their config of a model section."""
-    return {
-        "vocab_size": sizes["V"],
-        "hidden_size": sizes["D"],
-        "num_hidden_layers": sizes["L"],
-        "num_attention_heads": sizes["N"],
-        "intermediate_size": sizes["F"],
-        "max_position_embeddings": sizes["T"],
-        "type_vocab_size": given["types"],
-        "hidden_act": their_activation(given["activation"]),
-        "layer_norm_eps": given["epsilon"],
-        "hidden_dropout_prob": given["dropout"],
-        "attention_probs_dropout_prob": given["attention_dropout"],
-        "initializer_range": given["deviation"],
-    }
-
-
-DEFAULTS = {  # BERT's, RoBERTa's and ELECTRA's
+# What configs call our options: BERT's, RoBERTa's, ALBERT's and ELECTRA's.
+NAMES = {
+    "vocab": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "hidden": "intermediate_size",
+    "context": "max_position_embeddings",
+    "types": "type_vocab_size",
+    "activation": "hidden_act",
+    "epsilon": "layer_norm_eps",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+}
+RECORDED = {"initializer_range": "deviation"}
+DEFAULTS = {
     "vocab_size": 30522,
     "hidden_size": 768,
     "num_hidden_layers": 12,

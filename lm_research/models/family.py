@@ -43,32 +43,40 @@ class Family:
     tensors are all there, whatever its config says, and tensors of the others are let be.
 
     Attributes:
-      kind: ours; None where it is read and never written.
+      kind: ours.
       model_type, architecture: theirs.
       rows: every parameter's tensor.
-      section: our model section, given their config completed by `defaults`.
-      config: their config's own part, given our section completed by its defaults, and the size
-        of each letter.
-      defaults: what they take where a config lacks a key that `section` reads.
+      defaults: what they take where a config lacks a key that we read.
       fixed: their options of which we compute one value only.
+      names: what they call our options: those that differ in no more than that, or as `READ`,
+        `WRITTEN` and `DERIVED` say.
+      options: ours that all models of this architecture have.
+      recorded: their keys that hold one of our options where we write them, and are not read, or
+        not as they are: choices of training, and what older versions of `transformers` ask for.
+      section: what else our model section says, given their config completed by `defaults`.
+      config: what else their config says, given our section completed by its defaults and by sizes.
       inert: their keys that do not change what a model computes.
       without: our options that this architecture does not have.
       prefix: of tensor names; files of a bare trunk lack it.
       buffers: patterns of tensors in files that are no parameters.
       spellings: parts of tensors' names in older files, and what they are now.
       doubles: tensors that some files hold besides those that they equal.
-      present: keys that a config does not have, and that `section` is given: each says whether the
-        files hold a tensor.
+      present: keys that a config does not have, and that are read as if it had: each says whether
+        the files hold a tensor.
+      saved: whether models are saved as this architecture, which else is only read.
     """
 
-    kind: str | None
+    kind: str
     model_type: str
     architecture: str
     rows: tuple[Row, ...]
-    section: Callable[[Mapping[str, Any]], dict[str, Any]]
-    config: Callable[[Mapping[str, Any], Mapping[str, int]], dict[str, Any]]
     defaults: Mapping[str, Any]
     fixed: Mapping[str, Any]
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    recorded: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    section: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config: {}
+    config: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda section: {}
     inert: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     prefix: str = ""
@@ -76,42 +84,28 @@ class Family:
     spellings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     doubles: Mapping[str, str] = dataclasses.field(default_factory=dict)
     present: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    saved: bool = True
+
+    def ours(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Our model section, given their config completed by `defaults`."""
+        named = our_options(config, self.names)
+        return {"kind": self.kind, **named, **self.section(config), **self.options}
+
+    def theirs(self, section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+        """Their config's own part.
+
+        Args:
+          section: ours, completed by its defaults.
+          sizes: of each letter, for what it leaves to be derived.
+        """
+        section = whole(section, sizes)
+        recorded = {theirs: section[ours] for theirs, ours in self.recorded.items()}
+        return {**their_options(section, self.names), **recorded, **self.config(section)}
 
     def written(self, name: str) -> str:
         """What a tensor is called in a file: a trunk without a head is written without prefix."""
         alone = all(row.theirs.startswith(self.prefix) for row in self.rows)
         return name[len(self.prefix) :] if alone else name
-
-
-# What most decoders' configs call our options.
-DECODER = {
-    "vocab": "vocab_size",
-    "width": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "head": "head_dim",
-    "hidden": "intermediate_size",
-    "tied": "tie_word_embeddings",
-    "epsilon": "rms_norm_eps",
-}
-# Options that are the size of a letter, which a section may leave to be derived.
-LETTERS = dict(vocab="V", width="D", layers="L", heads="N", kv_heads="K", head="H", hidden="F")
-
-
-def our_options(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """A section's options that their config has under other names, where it has them."""
-    return {ours: config[theirs] for ours, theirs in names.items() if theirs in config}
-
-
-def their_options(
-    section: Mapping[str, Any], sizes: Mapping[str, int], names: Mapping[str, str]
-) -> dict[str, Any]:
-    """Their options that a section, completed by its defaults, has under other names."""
-    return {
-        theirs: sizes[LETTERS[ours]] if ours in LETTERS else section[ours]
-        for ours, theirs in names.items()
-    }
 
 
 # Their names of activations, the one to write first.
@@ -143,3 +137,52 @@ def our_activation(theirs: str) -> str:
 def their_activation(ours: str) -> str:
     """Their name of one of our activations."""
     return next(theirs for theirs, name in ACTIVATIONS.items() if name == ours)
+
+
+# How options are read and written whose values they spell otherwise, too.
+READ = {
+    "activation": our_activation,
+    "head_activation": our_activation,
+    "dropout": float,
+    "attention_dropout": float,
+    "pair_dropout": float,
+}
+WRITTEN = {"activation": their_activation, "head_activation": their_activation}
+# Options that are the size of a letter, which a section may leave to be derived.
+LETTERS = dict(vocab="V", width="D", layers="L", heads="N", kv_heads="K", head="H", hidden="F")
+# What an option that is None follows from.
+DERIVED = {
+    "kv_heads": lambda given: given["heads"],
+    "head": lambda given: given["width"] // given["heads"],
+    "hidden": lambda given: 4 * given["width"],
+    "decoder_layers": lambda given: given["layers"],
+    "embedding": lambda given: given["width"],
+}
+
+
+def our_options(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A section's options that their config has under other names, where it has them."""
+    given = {ours: config[theirs] for ours, theirs in names.items() if theirs in config}
+    return derived({ours: READ[ours](v) if ours in READ else v for ours, v in given.items()})
+
+
+def their_options(section: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Their options that a section, which is `whole`, has under other names."""
+    return {
+        theirs: WRITTEN[ours](section[ours]) if ours in WRITTEN else section[ours]
+        for ours, theirs in names.items()
+    }
+
+
+def whole(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+    """A section completed by its defaults, with the sizes that it leaves to be derived."""
+    known = {ours: sizes[letter] for ours, letter in LETTERS.items() if letter in sizes}
+    return derived({ours: known.get(ours) if v is None else v for ours, v in section.items()})
+
+
+def derived(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options, with what follows from the others in place of None."""
+    return {
+        ours: DERIVED[ours](options) if value is None and ours in DERIVED else value
+        for ours, value in options.items()
+    }

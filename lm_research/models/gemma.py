@@ -13,15 +13,7 @@ from lm_research.layers.mlp import Activation
 from lm_research.layers.scaling import Scaling
 from lm_research.layers.stack import Execution, Remat, shortest_period
 from lm_research.models import decoder
-from lm_research.models.family import (
-    DECODER,
-    Family,
-    Row,
-    our_activation,
-    our_options,
-    their_activation,
-    their_options,
-)
+from lm_research.models.family import Family, Row, our_activation, their_activation
 from lm_research.models.rope import DEFAULTS, rope_config, rope_parameters, rotary
 from lm_research.models.transformer import Transformer
 
@@ -152,14 +144,8 @@ def Gemma(
 
 def _gemma1_section(config: Mapping[str, Any]) -> dict[str, Any]:
     # The first files say "gelu" and mean its approximation, and `transformers` reads it so.
-    theirs = config["hidden_act"].replace("gelu_pytorch_tanh", "gelu")
-    activation = "gelu_tanh" if theirs == "gelu" else our_activation(theirs)
-    return {
-        "kind": "Gemma",
-        **our_options(config, DECODER),
-        **rotary(config),
-        "activation": activation,
-    }
+    activation = our_activation(config["hidden_act"])
+    return {**rotary(config), "activation": "gelu_tanh" if activation == "gelu" else activation}
 
 
 def _gemma2_section(
@@ -176,15 +162,9 @@ def _gemma2_section(
         )
     window = {"sliding_attention": config["sliding_window"], "full_attention": None}
     return {
-        "kind": "Gemma",
-        **our_options(config, DECODER),
         **rotary(config, rope),
         "activation": our_activation(config["hidden_activation"]),
         "windows": list(shortest_period([window[kind] for kind in kinds])),
-        "wiring": "sandwich",
-        "query_scalar": config["query_pre_attn_scalar"],
-        "score_cap": config["attn_logit_softcapping"],
-        "soft_cap": config["final_logit_softcapping"],
     }
 
 
@@ -199,23 +179,16 @@ def _gemma3_section(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **_gemma2_section(config, rope.get("full_attention"), config["sliding_window_pattern"]),
         "local_base": float(local.get("rope_theta", config["rope_local_base_freq"])),
-        "score_cap": None,
-        "head_norms": True,
     }
 
 
-def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    if sizes["D"] % sizes["N"]:
+def _config(section: Mapping[str, Any]) -> dict[str, Any]:
+    if section["width"] % section["heads"]:
         raise UserError(
             f"Hugging Face's Gemma takes a model.width that is a multiple of model.heads, "
-            f"not {sizes['D']} and {sizes['N']}"
+            f"not {section['width']} and {section['heads']}"
         )
-    return {
-        **their_options(section, sizes, DECODER),
-        "initializer_range": section["deviation"],
-        **rope_config(section),
-        "rope_theta": section["base"],  # for transformers 4
-    }
+    return rope_config(section)
 
 
 def _activation(section: Mapping[str, Any]) -> str:
@@ -223,30 +196,28 @@ def _activation(section: Mapping[str, Any]) -> str:
     return "gelu_pytorch_tanh" if ours == "gelu_tanh" else their_activation(ours)
 
 
-def _gemma1_config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+def _gemma1_config(section: Mapping[str, Any]) -> dict[str, Any]:
     if section["activation"] == "gelu":
         raise UserError("GemmaForCausalLM takes a model.activation of gelu_tanh, not gelu")
-    return {**_config(section, sizes), "hidden_act": _activation(section)}
+    return {**_config(section), "hidden_act": _activation(section)}
 
 
-def _gemma2_config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+def _gemma2_config(section: Mapping[str, Any]) -> dict[str, Any]:
     windows = section["windows"] or (None,)
     found = sorted({window for window in windows if window is not None})
     if len(found) > 1:
         raise UserError(f"Hugging Face's Gemma takes one size of model.windows, not {found}")
     kinds = ["full_attention" if window is None else "sliding_attention" for window in windows]
     return {
-        **_config(section, sizes),
+        **_config(section),
         "hidden_activation": _activation(section),
         "sliding_window": found[0] if found else 4096,  # which no layer uses then
-        "layer_types": [kinds[i % len(kinds)] for i in range(sizes["L"])],
-        "query_pre_attn_scalar": section["query_scalar"] or sizes["H"],
-        "attn_logit_softcapping": section["score_cap"],
-        "final_logit_softcapping": section["soft_cap"],
+        "layer_types": [kinds[i % len(kinds)] for i in range(section["layers"])],
+        "query_pre_attn_scalar": section["query_scalar"] or section["head"],
     }
 
 
-def _gemma3_config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+def _gemma3_config(section: Mapping[str, Any]) -> dict[str, Any]:
     local = section["local_base"] or section["base"]
     if section["local_base"] is None and section["scaling"] is not None:
         raise UserError("Gemma3ForCausalLM takes a model.local_base where there is a model.scaling")
@@ -254,7 +225,7 @@ def _gemma3_config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict
         "full_attention": rope_parameters(section["base"], section["scaling"]),
         "sliding_attention": rope_parameters(local, None),
     }
-    config = {**_gemma2_config(section, sizes), "rope_parameters": rope}
+    config = {**_gemma2_config(section), "rope_parameters": rope}
     return {**config, "rope_local_base_freq": local}
 
 
@@ -270,8 +241,17 @@ ROWS_2 = (
         "stack/blocks/mlp_out_norm/scale", decoder.LAYER + "post_feedforward_layernorm.weight", "D"
     ),
 )
+NAMES = {ours: theirs for ours, theirs in decoder.NAMES.items() if ours != "activation"}
+NAMES["head"] = "head_dim"
+NAMES_2 = {
+    **NAMES,
+    "query_scalar": "query_pre_attn_scalar",
+    "score_cap": "attn_logit_softcapping",
+    "soft_cap": "final_logit_softcapping",
+}
 SHARED = dict(
     kind="Gemma",
+    recorded=decoder.RECORDED,
     fixed={"attention_bias": False, "use_bidirectional_attention": False},
     prefix="model.",
     buffers=decoder.BUFFERS,
@@ -307,6 +287,7 @@ FAMILIES = (
         model_type="gemma",
         architecture="GemmaForCausalLM",
         rows=(*ROWS, decoder.MLP_NORM),
+        names=NAMES,
         section=_gemma1_section,
         config=_gemma1_config,
         defaults={**GEMMA, "hidden_act": "gelu_pytorch_tanh"},
@@ -318,6 +299,8 @@ FAMILIES = (
         model_type="gemma2",
         architecture="Gemma2ForCausalLM",
         rows=(*ROWS, *ROWS_2),
+        names=NAMES_2,
+        options={"wiring": "sandwich"},
         section=_gemma2_section,
         config=_gemma2_config,
         defaults={**GEMMA_2, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
@@ -329,6 +312,8 @@ FAMILIES = (
         model_type="gemma3_text",
         architecture="Gemma3ForCausalLM",
         rows=(*ROWS, *ROWS_2, *decoder.HEAD_NORMS),
+        names=NAMES_2,
+        options={"wiring": "sandwich", "head_norms": True, "score_cap": None},
         section=_gemma3_section,
         config=_gemma3_config,
         defaults={

@@ -1,8 +1,7 @@
 """GPT-2 (Radford et al., 2019): learned positions, LayerNorm before each part, GELU, tied head."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 
@@ -10,7 +9,7 @@ from lm_research.layers import MLP, Attention, Block, LayerNorm, Learned, Stack
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
-from lm_research.models.family import Family, Row, our_activation, their_activation
+from lm_research.models.family import Family, Row
 from lm_research.models.transformer import Transformer
 
 SIZES = {  # width, layers, heads
@@ -83,39 +82,17 @@ def GPT2(
     )
 
 
-def _section(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "kind": "GPT2",
-        "vocab": config["vocab_size"],
-        "width": config["n_embd"],
-        "layers": config["n_layer"],
-        "heads": config["n_head"],
-        "context": config["n_positions"],
-        "hidden": config["n_inner"] or 4 * config["n_embd"],
-        "activation": our_activation(config["activation_function"]),
-        "tied": config["tie_word_embeddings"],
-        "epsilon": config["layer_norm_epsilon"],
-    }
-
-
-def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "vocab_size": sizes["V"],
-        "n_embd": sizes["D"],
-        "n_layer": sizes["L"],
-        "n_head": sizes["N"],
-        "n_positions": sizes["T"],
-        "n_inner": sizes["F"],
-        "activation_function": their_activation(section["activation"]),
-        "tie_word_embeddings": section["tied"],
-        "layer_norm_epsilon": section["epsilon"],
-        "embd_pdrop": section["dropout"],
-        "resid_pdrop": section["dropout"],
-        "attn_pdrop": 0.0,
-        "initializer_range": section["deviation"],
-    }
-
-
+NAMES = {
+    "vocab": "vocab_size",
+    "width": "n_embd",
+    "layers": "n_layer",
+    "heads": "n_head",
+    "context": "n_positions",
+    "hidden": "n_inner",
+    "activation": "activation_function",
+    "tied": "tie_word_embeddings",
+    "epsilon": "layer_norm_epsilon",
+}
 ROWS = (
     Row("embedding/table", "transformer.wte.weight", "VD"),
     Row("position/table", "transformer.wpe.weight", "TD"),
@@ -146,8 +123,13 @@ FAMILIES = (
         model_type="gpt2",
         architecture="GPT2LMHeadModel",
         rows=ROWS,
-        section=_section,
-        config=_config,
+        names=NAMES,
+        recorded={
+            "embd_pdrop": "dropout",
+            "resid_pdrop": "dropout",
+            "initializer_range": "deviation",
+        },
+        config=lambda section: {"attn_pdrop": 0.0},
         defaults={
             "vocab_size": 50257,
             "n_embd": 768,

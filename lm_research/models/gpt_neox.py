@@ -11,15 +11,8 @@ from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.scaling import Scaling
 from lm_research.layers.stack import Execution, Remat
-from lm_research.models.family import (
-    DECODER,
-    Family,
-    Row,
-    our_activation,
-    our_options,
-    their_activation,
-    their_options,
-)
+from lm_research.models import decoder
+from lm_research.models.family import Family, Row
 from lm_research.models.rope import DEFAULTS, rope_config, rotary
 from lm_research.models.transformer import Transformer
 
@@ -110,7 +103,7 @@ def GPTNeoX(
 
 
 NAMES = {
-    **{n: theirs for n, theirs in DECODER.items() if n not in ("kv_heads", "head")},
+    **{ours: theirs for ours, theirs in decoder.NAMES.items() if ours != "kv_heads"},
     "epsilon": "layer_norm_eps",
     "parallel": "use_parallel_residual",
 }
@@ -120,25 +113,8 @@ def _section(config: Mapping[str, Any]) -> dict[str, Any]:
     # Since transformers 5 the fraction is one of the rotary parameters.
     rope = dict(config["rope_scaling"] or config["rope_parameters"] or {})
     fraction = rope.pop("partial_rotary_factor", config["rotary_pct"])
-    return {
-        "kind": "GPTNeoX",
-        **our_options(config, NAMES),
-        "activation": our_activation(config["hidden_act"]),
-        **rotary({**config, "rope_theta": config["rotary_emb_base"]}, rope),
-        "fraction": float(fraction),
-    }
-
-
-def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        **their_options(section, sizes, NAMES),
-        "hidden_act": their_activation(section["activation"]),
-        **rope_config(section),
-        "rotary_emb_base": section["base"],  # for transformers 4
-        "rotary_pct": section["fraction"],
-        "hidden_dropout": section["dropout"],
-        "initializer_range": section["deviation"],
-    }
+    found = rotary({**config, "rope_theta": config["rotary_emb_base"]}, rope)
+    return {**found, "fraction": float(fraction)}
 
 
 _LAYER = "gpt_neox.layers.{L}."
@@ -172,8 +148,15 @@ FAMILIES = (
         model_type="gpt_neox",
         architecture="GPTNeoXForCausalLM",
         rows=ROWS,
+        names=NAMES,
+        recorded={
+            "rotary_emb_base": "base",  # for transformers 4, as the next
+            "rotary_pct": "fraction",
+            "hidden_dropout": "dropout",
+            "initializer_range": "deviation",
+        },
         section=_section,
-        config=_config,
+        config=rope_config,
         defaults={
             **DEFAULTS,
             "vocab_size": 50432,

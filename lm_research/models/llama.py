@@ -22,15 +22,7 @@ from lm_research.layers.mlp import Activation
 from lm_research.layers.scaling import Scaling
 from lm_research.layers.stack import Execution, Remat
 from lm_research.models import decoder
-from lm_research.models.family import (
-    DECODER,
-    Family,
-    Row,
-    our_activation,
-    our_options,
-    their_activation,
-    their_options,
-)
+from lm_research.models.family import Family, Row
 from lm_research.models.rope import DEFAULTS, rope_config, rotary
 from lm_research.models.transformer import Transformer
 
@@ -155,56 +147,23 @@ def Llama(
     )
 
 
-def _section(config: Mapping[str, Any]) -> dict[str, Any]:
-    width, heads = config["hidden_size"], config["num_attention_heads"]
-    return {
-        "kind": "Llama",
-        **our_options(config, DECODER),
-        "kv_heads": config["num_key_value_heads"] or heads,
-        "head": config["head_dim"] or width // heads,
-        "activation": our_activation(config["hidden_act"]),
-        **rotary(config),
-    }
-
-
-def _qwen2_section(config: Mapping[str, Any]) -> dict[str, Any]:
+def _qwen_section(config: Mapping[str, Any]) -> dict[str, Any]:
     other = set(config["layer_types"] or ()) - {"full_attention"}
     if other:
         raise UserError(f"config.json has layer_types {sorted(other)}; it takes full_attention")
-    return {**_section(config), "bias": True}
+    return rotary(config)
 
 
-def _qwen3_section(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {**_qwen2_section(config), "bias": False, "head_norms": True}
-
-
-def _mistral_section(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {**_section(config), "window": config["sliding_window"]}
-
-
-def _llama_config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    if sizes["D"] % sizes["N"]:
+def _llama_config(section: Mapping[str, Any]) -> dict[str, Any]:
+    if section["width"] % section["heads"]:
         raise UserError(
             f"LlamaForCausalLM takes a model.width that is a multiple of model.heads, "
-            f"not {sizes['D']} and {sizes['N']}"
+            f"not {section['width']} and {section['heads']}"
         )
-    return _config(section, sizes)
+    return rope_config(section)
 
 
-def _mistral_config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    return {**_config(section, sizes), "sliding_window": section["window"]}
-
-
-def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        **their_options(section, sizes, DECODER),
-        "initializer_range": section["deviation"],
-        "hidden_act": their_activation(section["activation"]),
-        **rope_config(section),
-        "rope_theta": section["base"],  # for transformers 4
-    }
-
-
+NAMES = {**decoder.NAMES, "head": "head_dim"}
 ROWS = (*decoder.ENDS, decoder.ATTENTION_NORM, *decoder.ATTENTION, decoder.MLP_NORM, *decoder.MLP)
 
 LLAMA = Family(
@@ -212,7 +171,9 @@ LLAMA = Family(
     model_type="llama",
     architecture="LlamaForCausalLM",
     rows=ROWS,
-    section=_section,
+    names=NAMES,
+    recorded=decoder.RECORDED,
+    section=rotary,
     config=_llama_config,
     defaults={
         **DEFAULTS,
@@ -240,8 +201,9 @@ QWEN3 = dataclasses.replace(
     model_type="qwen3",
     architecture="Qwen3ForCausalLM",
     rows=(*ROWS, *decoder.HEAD_NORMS),
-    section=_qwen3_section,
-    config=_config,
+    options={"bias": False, "head_norms": True},
+    section=_qwen_section,
+    config=rope_config,
     defaults={
         **LLAMA.defaults,
         "vocab_size": 151936,
@@ -266,8 +228,9 @@ QWEN2 = dataclasses.replace(
         Row("stack/blocks/attention/key/bias", f"{decoder.LAYER}self_attn.k_proj.bias", "(KH)"),
         Row("stack/blocks/attention/value/bias", f"{decoder.LAYER}self_attn.v_proj.bias", "(KH)"),
     ),
-    section=_qwen2_section,
-    config=_config,
+    options={"bias": True},
+    section=_qwen_section,
+    config=rope_config,
     defaults={**QWEN3.defaults, "head_dim": None},
     fixed={"use_sliding_window": False},
     inert=QWEN3.inert,
@@ -278,8 +241,8 @@ MISTRAL = dataclasses.replace(
     LLAMA,
     model_type="mistral",
     architecture="MistralForCausalLM",
-    section=_mistral_section,
-    config=_mistral_config,
+    names={**NAMES, "window": "sliding_window"},
+    config=rope_config,
     defaults={
         **LLAMA.defaults,
         "num_key_value_heads": 8,

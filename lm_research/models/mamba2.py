@@ -11,14 +11,7 @@ from lm_research.errors import UserError
 from lm_research.layers import RecurrentBlock, RMSNorm, Stack, StateSpace
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
-from lm_research.models.family import (
-    Family,
-    Row,
-    our_activation,
-    our_options,
-    their_activation,
-    their_options,
-)
+from lm_research.models.family import Family, Row
 from lm_research.models.transformer import Transformer
 
 SIZES = {  # width, layers
@@ -105,6 +98,7 @@ NAMES = {
     "groups": "n_groups",
     "state": "state_size",
     "convolution": "conv_kernel",
+    "activation": "hidden_act",
     "bias": "use_bias",
     "convolution_bias": "use_conv_bias",
     "chunk": "chunk_size",
@@ -113,24 +107,14 @@ NAMES = {
 }
 
 
-def _section(config: Mapping[str, Any]) -> dict[str, Any]:
-    activation = our_activation(config["hidden_act"])
-    return {"kind": "Mamba2", **our_options(config, NAMES), "activation": activation}
-
-
-def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    expand, rest = divmod(sizes["N"] * sizes["H"], sizes["D"])
-    if rest:
+def _config(section: Mapping[str, Any]) -> dict[str, Any]:
+    heads, head, width = section["heads"], section["head"], section["width"]
+    if heads * head % width:
         raise UserError(
             f"Mamba2ForCausalLM takes heads that together are a multiple of model.width, "
-            f"not {sizes['N']} of {sizes['H']} for {sizes['D']}"
+            f"not {heads} of {head} for {width}"
         )
-    return {
-        **their_options(section, sizes, NAMES),
-        "expand": expand,
-        "hidden_act": their_activation(section["activation"]),
-        "initializer_range": section["deviation"],
-    }
+    return {"expand": heads * head // width}
 
 
 LAYER = "backbone.layers.{L}."
@@ -176,7 +160,8 @@ def _family(convolution_bias: bool, bias: bool) -> Family:
         model_type="mamba2",
         architecture="Mamba2ForCausalLM",
         rows=ROWS + BIASES * bias + CONVOLUTION_BIASES * convolution_bias,
-        section=_section,
+        names=NAMES,
+        recorded={"initializer_range": "deviation"},
         config=_config,
         defaults={
             "vocab_size": 32768,

@@ -23,15 +23,7 @@ from lm_research.layers.mlp import Activation
 from lm_research.layers.scaling import Scaling
 from lm_research.layers.stack import Execution, Remat, shortest_period
 from lm_research.models import decoder
-from lm_research.models.family import (
-    DECODER,
-    Family,
-    Row,
-    our_activation,
-    our_options,
-    their_activation,
-    their_options,
-)
+from lm_research.models.family import Family, Row
 from lm_research.models.rope import DEFAULTS, rope_config, rotary
 from lm_research.models.transformer import Transformer
 
@@ -137,7 +129,12 @@ def Mixtral(
 
 
 # What their configs call our options; Qwen3-MoE's have two widths of MLPs.
-NAMES = {**DECODER, "experts": "num_local_experts", "active": "num_experts_per_tok"}
+NAMES = {
+    **decoder.NAMES,
+    "head": "head_dim",
+    "experts": "num_local_experts",
+    "active": "num_experts_per_tok",
+}
 QWEN3_NAMES = {
     **NAMES,
     "experts": "num_experts",
@@ -147,57 +144,28 @@ QWEN3_NAMES = {
 }
 
 
-def _section(config: Mapping[str, Any], names: Mapping[str, str] = NAMES) -> dict[str, Any]:
-    heads = config["num_attention_heads"]
-    return {
-        "kind": "Mixtral",
-        **our_options(config, names),
-        "kv_heads": config["num_key_value_heads"] or heads,
-        "head": config["head_dim"] or config["hidden_size"] // heads,
-        "activation": our_activation(config["hidden_act"]),
-        **rotary(config),
-    }
-
-
-def _mixtral_section(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {**_section(config), "window": config["sliding_window"]}
-
-
 def _qwen3_section(config: Mapping[str, Any]) -> dict[str, Any]:
     only, step = config["mlp_only_layers"] or (), config["decoder_sparse_step"]
     dense = [i in only or (i + 1) % step > 0 for i in range(config["num_hidden_layers"])]
     return {
-        **_section(config, QWEN3_NAMES),
+        **rotary(config),
         "experts": config["num_local_experts"] or config["num_experts"],
         "dense": list(shortest_period(dense)),
-        "head_norms": True,
     }
 
 
-def _config(
-    section: Mapping[str, Any], sizes: Mapping[str, int], names: Mapping[str, str]
-) -> dict[str, Any]:
-    return {
-        **their_options(section, {**sizes, "F": section["hidden"]}, names),
-        "hidden_act": their_activation(section["activation"]),
-        **rope_config(section),
-        "rope_theta": section["base"],  # for transformers 4
-        "initializer_range": section["deviation"],
-    }
-
-
-def _mixtral_config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+def _mixtral_config(section: Mapping[str, Any]) -> dict[str, Any]:
     if not section["normalized"]:
         raise UserError("MixtralForCausalLM takes model.normalized, weights that sum to one")
-    return {**_config(section, sizes, NAMES), "sliding_window": section["window"]}
+    return rope_config(section)
 
 
-def _qwen3_config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+def _qwen3_config(section: Mapping[str, Any]) -> dict[str, Any]:
     dense = section["dense"]
     return {
-        **_config(section, sizes, QWEN3_NAMES),
+        **rope_config(section),
         "intermediate_size": section["dense_hidden"] or section["active"] * section["hidden"],
-        "mlp_only_layers": [i for i in range(sizes["L"]) if dense[i % len(dense)]],
+        "mlp_only_layers": [i for i in range(section["layers"]) if dense[i % len(dense)]],
         "decoder_sparse_step": 1,
     }
 
@@ -222,7 +190,9 @@ MIXTRAL = Family(
     model_type="mixtral",
     architecture="MixtralForCausalLM",
     rows=(*SHARED, *_routed("block_sparse_moe", gate="w1", up="w3", down="w2")),
-    section=_mixtral_section,
+    names={**NAMES, "window": "sliding_window"},
+    recorded=decoder.RECORDED,
+    section=rotary,
     config=_mixtral_config,
     defaults={
         **DEFAULTS,
@@ -258,6 +228,8 @@ QWEN3 = dataclasses.replace(
         *(*SHARED, *decoder.HEAD_NORMS, *DENSE),
         *_routed("mlp", gate="gate_proj", up="up_proj", down="down_proj"),
     ),
+    names=QWEN3_NAMES,
+    options={"head_norms": True},
     section=_qwen3_section,
     config=_qwen3_config,
     defaults={

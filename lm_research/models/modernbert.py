@@ -12,7 +12,7 @@ from lm_research.layers import Attention, Block, GatedMLP, LayerNorm, Rotary, St
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
-from lm_research.models.family import Family, Row, our_activation, their_activation
+from lm_research.models.family import Family, Row
 from lm_research.models.heads import HeadTransform
 from lm_research.models.transformer import Transformer
 
@@ -106,20 +106,8 @@ def ModernBERT(
 
 
 def _section(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "kind": "ModernBERT",
-        "vocab": config["vocab_size"],
-        "width": config["hidden_size"],
-        "layers": config["num_hidden_layers"],
-        "heads": config["num_attention_heads"],
-        "hidden": config["intermediate_size"],
-        "every": _every(config),
-        "window": config["local_attention"] // 2,
-        **_bases(config),
-        "activation": our_activation(config["hidden_activation"]),
-        "head_activation": our_activation(config["classifier_activation"]),
-        "epsilon": config["norm_eps"],
-    }
+    window = config["local_attention"] // 2
+    return {"every": _every(config), "window": window, **_bases(config)}
 
 
 def _every(config: Mapping[str, Any]) -> int:
@@ -148,33 +136,36 @@ def _bases(config: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+def _config(section: Mapping[str, Any]) -> dict[str, Any]:
     every, bases = section["every"], {FULL: section["base"], LOCAL: section["local_base"]}
     return {
-        "vocab_size": sizes["V"],
-        "hidden_size": sizes["D"],
-        "num_hidden_layers": sizes["L"],
-        "num_attention_heads": sizes["N"],
-        "intermediate_size": sizes["F"],
         "local_attention": 2 * section["window"],
-        "layer_types": [LOCAL if i % every else FULL for i in range(sizes["L"])],
+        "layer_types": [LOCAL if i % every else FULL for i in range(section["layers"])],
         "rope_parameters": {
             kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()
         },
-        # For transformers 4.
-        "global_attn_every_n_layers": every,
-        "global_rope_theta": section["base"],
-        "local_rope_theta": section["local_base"],
-        "hidden_activation": their_activation(section["activation"]),
-        "classifier_activation": their_activation(section["head_activation"]),
-        "norm_eps": section["epsilon"],
-        "embedding_dropout": section["dropout"],
-        "mlp_dropout": section["dropout"],
-        "attention_dropout": section["attention_dropout"],
-        "initializer_range": section["deviation"],
     }
 
 
+NAMES = {
+    "vocab": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "hidden": "intermediate_size",
+    "activation": "hidden_activation",
+    "head_activation": "classifier_activation",
+    "epsilon": "norm_eps",
+}
+RECORDED = {
+    "global_attn_every_n_layers": "every",  # for transformers 4, as the next two
+    "global_rope_theta": "base",
+    "local_rope_theta": "local_base",
+    "embedding_dropout": "dropout",
+    "mlp_dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+    "initializer_range": "deviation",
+}
 TRUNK = (
     Row("embedding/table", "model.embeddings.tok_embeddings.weight", "VD"),
     Row("embedding_norm/scale", "model.embeddings.norm.weight", "D"),
@@ -201,6 +192,8 @@ MASKED = Family(
     model_type="modernbert",
     architecture="ModernBertForMaskedLM",
     rows=(*TRUNK, *HEAD),
+    names=NAMES,
+    recorded=RECORDED,
     section=_section,
     config=_config,
     defaults={
@@ -242,7 +235,7 @@ BARE = dataclasses.replace(
     MASKED,
     architecture="ModernBertModel",
     rows=TRUNK,
-    section=lambda config: {**_section(config), "head": False},
+    options={"head": False},
 )
 
 FAMILIES = (MASKED, BARE)

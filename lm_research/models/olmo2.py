@@ -1,6 +1,5 @@
 """OLMo 2 (OLMo Team, 2024): a Llama that normalises results, and queries and keys of all heads."""
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -11,15 +10,7 @@ from lm_research.layers.mlp import Activation
 from lm_research.layers.scaling import Scaling
 from lm_research.layers.stack import Execution, Remat
 from lm_research.models import decoder
-from lm_research.models.family import (
-    DECODER,
-    Family,
-    Row,
-    our_activation,
-    our_options,
-    their_activation,
-    their_options,
-)
+from lm_research.models.family import Family, Row
 from lm_research.models.rope import DEFAULTS, rope_config, rotary
 from lm_research.models.transformer import Transformer
 
@@ -101,29 +92,6 @@ def OLMo2(
     )
 
 
-NAMES = {ours: theirs for ours, theirs in DECODER.items() if ours != "head"}
-
-
-def _section(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "kind": "OLMo2",
-        **our_options(config, NAMES),
-        "kv_heads": config["num_key_value_heads"] or config["num_attention_heads"],
-        "activation": our_activation(config["hidden_act"]),
-        **rotary(config),
-    }
-
-
-def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        **their_options(section, sizes, NAMES),
-        "hidden_act": their_activation(section["activation"]),
-        **rope_config(section),
-        "rope_theta": section["base"],  # for transformers 4
-        "initializer_range": section["deviation"],
-    }
-
-
 ROWS = (
     *decoder.ENDS,
     *decoder.ATTENTION,
@@ -144,8 +112,10 @@ FAMILIES = (
         model_type="olmo2",
         architecture="Olmo2ForCausalLM",
         rows=ROWS,
-        section=_section,
-        config=_config,
+        names=decoder.NAMES,
+        recorded=decoder.RECORDED,
+        section=rotary,
+        config=rope_config,
         defaults={
             **DEFAULTS,
             "vocab_size": 50304,

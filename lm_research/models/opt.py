@@ -11,14 +11,7 @@ from lm_research.layers import MLP, Attention, Block, LayerNorm, Learned, Stack
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
-from lm_research.models.family import (
-    Family,
-    Row,
-    our_activation,
-    our_options,
-    their_activation,
-    their_options,
-)
+from lm_research.models.family import Family, Row
 from lm_research.models.transformer import Transformer
 
 OFFSET = 2  # rows of the table of positions before the first one, which padding had
@@ -102,7 +95,9 @@ NAMES = {
     "width": "hidden_size",
     "layers": "num_hidden_layers",
     "heads": "num_attention_heads",
+    "context": "max_position_embeddings",
     "hidden": "ffn_dim",
+    "activation": "activation_function",
     "tied": "tie_word_embeddings",
 }
 
@@ -114,23 +109,7 @@ def _section(config: Mapping[str, Any]) -> dict[str, Any]:
             f"config.json has word_embed_proj_dim {embedded}; OPTForCausalLM takes hidden_size, "
             f"{width}, here: embeddings of another width, as opt-350m's, are not supported"
         )
-    return {
-        "kind": "OPT",
-        **our_options(config, NAMES),
-        "context": config["max_position_embeddings"],
-        "activation": our_activation(config["activation_function"]),
-    }
-
-
-def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        **their_options(section, sizes, NAMES),
-        "word_embed_proj_dim": sizes["D"],
-        "max_position_embeddings": section["context"],
-        "activation_function": their_activation(section["activation"]),
-        "dropout": section["dropout"],
-        "init_std": section["deviation"],
-    }
+    return {}
 
 
 _LAYER = "model.decoder.layers.{L}."
@@ -165,8 +144,13 @@ FAMILIES = (
         model_type="opt",
         architecture="OPTForCausalLM",
         rows=ROWS,
+        names=NAMES,
+        recorded={
+            "word_embed_proj_dim": "width",
+            "dropout": "dropout",
+            "init_std": "deviation",
+        },
         section=_section,
-        config=_config,
         defaults={
             "vocab_size": 50272,
             "hidden_size": 768,

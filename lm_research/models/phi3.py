@@ -13,15 +13,7 @@ from lm_research.layers.mlp import Activation
 from lm_research.layers.scaling import Scaling
 from lm_research.layers.stack import Execution, Remat
 from lm_research.models import decoder
-from lm_research.models.family import (
-    DECODER,
-    Family,
-    Row,
-    our_activation,
-    our_options,
-    their_activation,
-    their_options,
-)
+from lm_research.models.family import Family, Row
 from lm_research.models.rope import DEFAULTS, rope_config, rotary
 from lm_research.models.transformer import Transformer
 
@@ -112,12 +104,6 @@ def Phi3(
     )
 
 
-NAMES = {
-    **{ours: theirs for ours, theirs in DECODER.items() if ours != "head"},
-    "window": "sliding_window",
-}
-
-
 def _section(config: Mapping[str, Any]) -> dict[str, Any]:
     rope = dict(config["rope_scaling"] or config["rope_parameters"] or {})
     if (kind := rope.get("rope_type", rope.get("type", "default"))) in ("su", "yarn"):
@@ -128,29 +114,14 @@ def _section(config: Mapping[str, Any]) -> dict[str, Any]:
             "default or longrope"
         )
     fraction = rope.pop("partial_rotary_factor", config["partial_rotary_factor"])
-    return {
-        "kind": "Phi3",
-        **our_options(config, NAMES),
-        "kv_heads": config["num_key_value_heads"] or config["num_attention_heads"],
-        "activation": our_activation(config["hidden_act"]),
-        **rotary({**config, "rope_parameters": None}, rope),
-        "fraction": float(fraction),
-    }
+    found = rotary({**config, "rope_parameters": None}, rope)
+    return {**found, "fraction": float(fraction)}
 
 
-def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+def _config(section: Mapping[str, Any]) -> dict[str, Any]:
     scaling = section["scaling"]
-    return {
-        **their_options(section, sizes, NAMES),
-        "hidden_act": their_activation(section["activation"]),
-        **rope_config(section),
-        "rope_theta": section["base"],  # for transformers 4
-        "partial_rotary_factor": section["fraction"],
-        "original_max_position_embeddings": scaling and scaling["length"],
-        "initializer_range": section["deviation"],
-        "resid_pdrop": section["dropout"],
-        "embd_pdrop": section["dropout"],
-    }
+    length = scaling and scaling["length"]
+    return {**rope_config(section), "original_max_position_embeddings": length}
 
 
 QKV = f"{decoder.LAYER}self_attn.qkv_proj.weight"
@@ -176,6 +147,13 @@ FAMILIES = (
         model_type="phi3",
         architecture="Phi3ForCausalLM",
         rows=ROWS,
+        names={**decoder.NAMES, "window": "sliding_window"},
+        recorded={
+            **decoder.RECORDED,
+            "partial_rotary_factor": "fraction",
+            "resid_pdrop": "dropout",
+            "embd_pdrop": "dropout",
+        },
         section=_section,
         config=_config,
         defaults={

@@ -83,13 +83,13 @@ def RoBERTa(
 
 
 def _section(config: Mapping[str, Any]) -> dict[str, Any]:
-    given = {"kind": "RoBERTa", **encoder.section(config)}
     offset = config["pad_token_id"] + 1
-    return {**given, "context": given["context"] - offset, "offset": offset}
+    return {"context": config["max_position_embeddings"] - offset, "offset": offset}
 
 
-def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    return {**encoder.described(section, sizes), "pad_token_id": section["offset"] - 1}
+def _config(section: Mapping[str, Any]) -> dict[str, Any]:
+    rows = section["context"] + section["offset"]
+    return {"max_position_embeddings": rows, "pad_token_id": section["offset"] - 1}
 
 
 TRUNK = encoder.trunk("roberta.")
@@ -103,6 +103,8 @@ MASKED = Family(
     model_type="roberta",
     architecture="RobertaForMaskedLM",
     rows=(*TRUNK, *HEAD),
+    names=encoder.NAMES,
+    recorded=encoder.RECORDED,
     section=_section,
     config=_config,
     defaults={**encoder.DEFAULTS, "vocab_size": 50265, "pad_token_id": 1},
@@ -117,10 +119,8 @@ POOLED = dataclasses.replace(
     MASKED,
     architecture="RobertaModel",
     rows=(*TRUNK, *POOLER),
-    section=lambda config: {**_section(config), "head": False, "pooler": True},
+    options={"head": False, "pooler": True},
 )
-BARE = dataclasses.replace(
-    POOLED, rows=TRUNK, section=lambda config: {**_section(config), "head": False}
-)
+BARE = dataclasses.replace(POOLED, rows=TRUNK, options={"head": False})
 
 FAMILIES = (MASKED, POOLED, BARE)

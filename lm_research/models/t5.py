@@ -116,27 +116,14 @@ def _section(config: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"config.json has feed_forward_proj {config['feed_forward_proj']!r}")
     if config["feed_forward_proj"] == "gated-gelu":
         activation = "gelu_new"
-    first = config["scale_decoder_outputs"]
-    if first is None:
-        first = config["tie_word_embeddings"]
-    start = config["decoder_start_token_id"]
+    start, tied = config["decoder_start_token_id"], config["tie_word_embeddings"]
+    first = tied if config["scale_decoder_outputs"] is None else config["scale_decoder_outputs"]
     return {
-        "kind": "T5",
-        "vocab": config["vocab_size"],
-        "width": config["d_model"],
-        "layers": config["num_layers"],
-        "decoder_layers": config["num_decoder_layers"] or config["num_layers"],
-        "heads": config["num_heads"],
-        "head": config["d_kv"],
-        "hidden": config["d_ff"],
         "activation": our_activation(config["dense_act_fn"] or activation),
         "gated": gate == "gated",
-        "buckets": config["relative_attention_num_buckets"],
-        "distance": config["relative_attention_max_distance"],
-        "tied": config["tie_word_embeddings"] and (first or not config["untied"]),
+        "tied": tied and (first or not config["untied"]),
         "scaled": first,
         "start": config["pad_token_id"] if start is None else start,
-        "epsilon": config["layer_norm_epsilon"],
     }
 
 
@@ -144,26 +131,28 @@ def _mt5_section(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**_section(config), "tied": not config["untied"], "scaled": False}
 
 
-def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+def _config(section: Mapping[str, Any]) -> dict[str, Any]:
     scaled = section["tied"] if section["scaled"] is None else section["scaled"]
-    activation = their_activation(section["activation"])
+    gate = "gated-" if section["gated"] else ""
     return {
-        "vocab_size": sizes["V"],
-        "d_model": sizes["D"],
-        "num_layers": section["layers"],
-        "num_decoder_layers": section["decoder_layers"] or section["layers"],
-        "num_heads": sizes["N"],
-        "d_kv": sizes["H"],
-        "d_ff": sizes["F"],
-        "feed_forward_proj": ("gated-" if section["gated"] else "") + activation,
-        "relative_attention_num_buckets": section["buckets"],
-        "relative_attention_max_distance": section["distance"],
-        "tie_word_embeddings": section["tied"],
+        "feed_forward_proj": gate + their_activation(section["activation"]),
         "scale_decoder_outputs": scaled,
-        "decoder_start_token_id": section["start"],
-        "layer_norm_epsilon": section["epsilon"],
-        "dropout_rate": section["dropout"],
     }
+
+
+NAMES = {
+    "vocab": "vocab_size",
+    "width": "d_model",
+    "layers": "num_layers",
+    "decoder_layers": "num_decoder_layers",
+    "heads": "num_heads",
+    "head": "d_kv",
+    "hidden": "d_ff",
+    "buckets": "relative_attention_num_buckets",
+    "distance": "relative_attention_max_distance",
+    "tied": "tie_word_embeddings",
+    "epsilon": "layer_norm_epsilon",
+}
 
 
 def _stack(ours: str, theirs: str, cross: bool) -> tuple[Row, ...]:
@@ -224,6 +213,8 @@ GATED = Family(
     model_type="t5",
     architecture="T5ForConditionalGeneration",
     rows=(*ROWS, *_up(gate="wi_0", up="wi_1")),
+    names=NAMES,
+    recorded={"decoder_start_token_id": "start", "dropout_rate": "dropout"},
     section=_section,
     config=_config,
     defaults={

@@ -9,7 +9,7 @@ from lm_research.errors import UserError
 from lm_research.layers import MLP, Block, LayerNorm, RelativeAttention, Stack
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
-from lm_research.models.family import Family, Row, our_activation, their_activation
+from lm_research.models.family import Family, Row
 from lm_research.models.two_stream import TwoStream
 
 SIZES = {  # width, layers, heads
@@ -79,39 +79,28 @@ def XLNet(
 def _section(config: Mapping[str, Any]) -> dict[str, Any]:
     if config["attn_type"] not in ("bi", "uni"):
         raise UserError(f"config.json has attn_type {config['attn_type']!r}; it takes bi or uni")
-    return {
-        "kind": "XLNet",
-        "vocab": config["vocab_size"],
-        "width": config["d_model"],
-        "layers": config["n_layer"],
-        "heads": config["n_head"],
-        "hidden": config["d_inner"],
-        "activation": our_activation(config["ff_activation"]),
-        "causal": config["attn_type"] == "uni",
-        "clamp": config["clamp_len"] if config["clamp_len"] > 0 else None,
-        "tied": config["tie_word_embeddings"],
-        "epsilon": config["layer_norm_eps"],
-    }
+    clamp = config["clamp_len"]
+    return {"causal": config["attn_type"] == "uni", "clamp": clamp if clamp > 0 else None}
 
 
-def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+def _config(section: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "vocab_size": sizes["V"],
-        "d_model": sizes["D"],
-        "n_layer": sizes["L"],
-        "n_head": sizes["N"],
-        "d_head": sizes["H"],
-        "d_inner": sizes["F"],
-        "ff_activation": their_activation(section["activation"]),
+        "d_head": section["width"] // section["heads"],
         "attn_type": "uni" if section["causal"] else "bi",
         "clamp_len": section["clamp"] or -1,
-        "tie_word_embeddings": section["tied"],
-        "layer_norm_eps": section["epsilon"],
-        "dropout": section["dropout"],
-        "initializer_range": section["deviation"],
     }
 
 
+NAMES = {
+    "vocab": "vocab_size",
+    "width": "d_model",
+    "layers": "n_layer",
+    "heads": "n_head",
+    "hidden": "d_inner",
+    "activation": "ff_activation",
+    "tied": "tie_word_embeddings",
+    "epsilon": "layer_norm_eps",
+}
 ROWS = (
     Row("embedding/table", "transformer.word_embedding.weight", "VD"),
     Row("query", "transformer.mask_emb", "11D"),
@@ -144,6 +133,8 @@ FAMILIES = (
         model_type="xlnet",
         architecture="XLNetLMHeadModel",
         rows=ROWS,
+        names=NAMES,
+        recorded={"dropout": "dropout", "initializer_range": "deviation"},
         section=_section,
         config=_config,
         defaults={

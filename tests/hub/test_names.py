@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ ROWS = (
     Row("first", "h.{L}.heads", "(N+H)D"),
     Row("second", "h.{L}.heads", "(N+H)D"),
 )
-FAMILY = Family("Kind", "kind", "KindLM", ROWS, dict, dict, {}, {})
+FAMILY = Family("Kind", "kind", "KindLM", ROWS, {}, {})
 
 
 def arrays():
@@ -135,6 +136,33 @@ def test_rows_name_each_parameter_once_and_tie_what_exists():
         ours = [row.ours for row in family.rows]
         assert len(set(ours)) == len(ours)
         assert all(row.tied is None or row.tied in ours for row in family.rows)
+
+
+def test_options_and_their_names():
+    family = dataclasses.replace(
+        FAMILY,
+        names={"width": "d", "heads": "n", "kv_heads": "k", "activation": "act", "dropout": "drop"},
+        options={"bias": True},
+        recorded={"std": "deviation", "groups": "kv_heads"},
+        section=lambda config: {"window": config["span"] - 1},
+        config=lambda section: {"span": section["window"] + 1},
+    )
+    given = {"d": 8, "n": 4, "k": None, "act": "gelu_new", "drop": 0, "std": 0.5, "span": 3}
+    options = {"width": 8, "heads": 4, "activation": "gelu_tanh", "dropout": 0.0, "window": 2}
+    assert family.ours(given) == {"kind": "Kind", **options, "kv_heads": 4, "bias": True}
+    # Of what a section leaves to be derived, the parameters tell the size.
+    section = {"kind": "Kind", **options, "kv_heads": None, "bias": True, "deviation": 0.5}
+    assert family.theirs(section, {"D": 8, "K": 2}) == {**given, "k": 2, "groups": 2}
+
+
+def test_an_architecture_that_is_only_read_is_not_written(monkeypatch):
+    model = GPT2(vocab=16, width=8, layers=2, heads=2)
+    section, given = {"kind": "GPT2"}, parameters(model)
+    read = [dataclasses.replace(family, saved=False) for family in names.families()]
+    assert names.fitting(section, given).kind == "GPT2"
+    monkeypatch.setattr(names, "families", lambda: tuple(read))
+    with pytest.raises(UserError, match="no Hugging Face architecture"):
+        names.fitting(section, given)
 
 
 def test_nothing_is_computed_to_know_shapes():
