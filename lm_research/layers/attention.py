@@ -124,3 +124,16 @@ class Attention(nn.Module):
 def head_norm(epsilon: float) -> RMSNorm:
     """The norm that QK-norm puts on each head of queries and keys."""
     return RMSNorm(epsilon, letter="H")
+
+
+def head_size(width: int, heads: int, kv_heads: int | None = None, head: int | None = None) -> int:
+    """H: `head`, or D / N where that is None.
+
+    Raises:
+      ValueError: D is then not a multiple of N; or N is not one of K, where that is not None.
+    """
+    if head is None and width % heads:
+        raise ValueError(f"width {width} is not a multiple of heads {heads}")
+    if heads % (kv_heads or heads):
+        raise ValueError(f"heads {heads} is not a multiple of kv_heads {kv_heads}")
+    return head or width // heads

@@ -49,6 +49,19 @@ class Einsum(nn.Module):
         return shard(y, tuple(result))
 
 
+def normal_products(deviation: float, dtype: Any, writes: int = 1) -> dict[str, Any]:
+    """Keywords of attention, MLPs and what else is made of products, that start them alike.
+
+    Args:
+      deviation: of the initial weights.
+      dtype: of the operands.
+      writes: how many products write to the stream; they start smaller by its square root (Radford
+        et al., 2019).
+    """
+    normal, out = (nn.initializers.normal(deviation / math.sqrt(n)) for n in (1, writes))
+    return dict(initializer=normal, out_initializer=out, dtype=dtype)
+
+
 def letters(equation: str) -> tuple[str, str, str]:
     """The letters of x, of the kernel and of the result."""
     x, kernel, result = equation.replace("->", ",").split(",")

@@ -5,10 +5,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import flax.linen as nn
-
 from lm_research.errors import UserError
 from lm_research.layers import MLP, Attention, Block, LayerNorm, Learned, Sinusoidal, Stack
+from lm_research.layers.attention import head_size
+from lm_research.layers.einsum import normal_products
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
@@ -72,13 +72,10 @@ def BART(
     Raises:
       ValueError: the width is not a multiple of the heads.
     """
-    if width % heads:
-        raise ValueError(f"width {width} is not a multiple of heads {heads}")
-    normal = nn.initializers.normal(deviation)
-    shared = dict(initializer=normal, out_initializer=normal, dtype=dtype)
+    shared = normal_products(deviation, dtype)
 
     def attention() -> Attention:
-        return Attention(heads, heads, width // heads, True, True, kernel=kernel, **shared)
+        return Attention(heads, heads, head_size(width, heads), True, True, kernel=kernel, **shared)
 
     def stack(layers: int, causal: bool) -> Transformer:
         block = Block(

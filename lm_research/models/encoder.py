@@ -5,6 +5,8 @@ from typing import Literal
 import flax.linen as nn
 
 from lm_research.layers import MLP, Attention, Block, LayerNorm, Learned, Repeated, Stack
+from lm_research.layers.attention import head_size
+from lm_research.layers.einsum import normal_products
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
@@ -63,16 +65,14 @@ def encoder(
     Raises:
       ValueError: the width is not a multiple of the heads, or the layers are not one of `shared`.
     """
-    if width % heads:
-        raise ValueError(f"width {width} is not a multiple of heads {heads}")
     if layers % (shared or 1):
         raise ValueError(f"{layers} layers do not divide into groups of {shared}")
     normal = nn.initializers.normal(deviation)
-    products = dict(initializer=normal, out_initializer=normal, dtype=dtype)
+    products = normal_products(deviation, dtype)
     attention = Attention(
         heads,
         heads,
-        width // heads,
+        head_size(width, heads),
         bias=True,
         out_bias=True,
         dropout=attention_dropout,

@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import flax.linen as nn
-
 from lm_research.errors import UserError
 from lm_research.layers import Attention, Block, GatedMLP, RMSNorm, Rotary, Stack
+from lm_research.layers.attention import head_size
+from lm_research.layers.einsum import normal_products
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.scaling import Scaling
@@ -103,19 +103,13 @@ def Gemma(
     Raises:
       ValueError: the heads do not divide.
     """
-    if heads % kv_heads:
-        raise ValueError(f"heads {heads} is not a multiple of kv_heads {kv_heads}")
-    shared = dict(
-        initializer=nn.initializers.normal(deviation),
-        out_initializer=nn.initializers.normal(deviation / math.sqrt(2 * layers)),
-        dtype=dtype,
-    )
+    shared = normal_products(deviation, dtype, 2 * layers)
     norm = RMSNorm(epsilon, offset=1.0)
 
     def block(window: int | None) -> Block:
         local = window is not None and local_base is not None
         attention = Attention(
-            *(heads, kv_heads, head),
+            *(heads, kv_heads, head_size(width, heads, kv_heads, head)),
             rotary=Rotary(local_base) if local else Rotary(base, scaling=scaling),
             norm=norm.clone(letter="H") if head_norms else None,
             scale=(query_scalar or head) ** -0.5,

@@ -1,11 +1,10 @@
 """GPT-2 (Radford et al., 2019): learned positions, LayerNorm before each part, GELU, tied head."""
 
-import math
 from typing import Literal
 
-import flax.linen as nn
-
 from lm_research.layers import MLP, Attention, Block, LayerNorm, Learned, Stack
+from lm_research.layers.attention import head_size
+from lm_research.layers.einsum import normal_products
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
@@ -55,16 +54,9 @@ def GPT2(
     Raises:
       ValueError: the width is not a multiple of the heads.
     """
-    if width % heads:
-        raise ValueError(f"width {width} is not a multiple of heads {heads}")
-    normal = nn.initializers.normal(deviation)
-    shared = dict(
-        initializer=normal,
-        out_initializer=nn.initializers.normal(deviation / math.sqrt(2 * layers)),
-        dtype=dtype,
-    )
+    shared = normal_products(deviation, dtype, 2 * layers)
     block = Block(
-        Attention(heads, heads, width // heads, bias, bias, kernel=kernel, **shared),
+        Attention(heads, heads, head_size(width, heads), bias, bias, kernel=kernel, **shared),
         MLP(hidden or 4 * width, activation, bias, **shared),
         LayerNorm(epsilon, bias),
         dropout=dropout,

@@ -1,12 +1,11 @@
 """GPT-NeoX (Black et al., 2022), Pythia (Biderman et al., 2023): attention beside the MLP."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import flax.linen as nn
-
 from lm_research.layers import MLP, Attention, Block, LayerNorm, Rotary, Stack
+from lm_research.layers.attention import head_size
+from lm_research.layers.einsum import normal_products
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.scaling import Scaling
@@ -73,17 +72,14 @@ def GPTNeoX(
     Raises:
       ValueError: the width is not a multiple of the heads.
     """
-    if width % heads:
-        raise ValueError(f"width {width} is not a multiple of heads {heads}")
-    shared = dict(
-        initializer=nn.initializers.normal(deviation),
-        out_initializer=nn.initializers.normal(deviation / math.sqrt(2 * layers)),
-        dtype=dtype,
-    )
+    shared = normal_products(deviation, dtype, 2 * layers)
     rotary = Rotary(base, fraction, scaling)
     block = Block(
         Attention(
-            *(heads, heads, width // heads, True, True), rotary=rotary, kernel=kernel, **shared
+            *(heads, heads, head_size(width, heads), True, True),
+            rotary=rotary,
+            kernel=kernel,
+            **shared,
         ),
         MLP(hidden or 4 * width, activation, **shared),
         LayerNorm(epsilon),

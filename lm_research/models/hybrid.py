@@ -3,8 +3,6 @@
 import math
 from typing import Literal
 
-import flax.linen as nn
-
 from lm_research.layers import (
     Attention,
     Block,
@@ -15,6 +13,7 @@ from lm_research.layers import (
     Stack,
     StateSpace,
 )
+from lm_research.layers.einsum import normal_products
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.stack import Execution, Remat
 from lm_research.models.transformer import Transformer
@@ -68,11 +67,7 @@ def Hybrid(
     for name, size, part in (("width", width, heads), ("2 width", 2 * width, head * groups)):
         if size % part:
             raise ValueError(f"{name} {size} is not a multiple of {part}")
-    shared = dict(
-        initializer=nn.initializers.normal(deviation),
-        out_initializer=nn.initializers.normal(deviation / math.sqrt(2 * layers)),
-        dtype=dtype,
-    )
+    shared = normal_products(deviation, dtype, 2 * layers)
     state_space = lambda: StateSpace(
         2 * width // head, head, groups, state, epsilon=epsilon, chunk=chunk, **shared
     )

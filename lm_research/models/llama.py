@@ -5,8 +5,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import flax.linen as nn
-
 from lm_research.errors import UserError
 from lm_research.layers import (
     Attention,
@@ -17,6 +15,8 @@ from lm_research.layers import (
     Stack,
     head_norm,
 )
+from lm_research.layers.attention import head_size
+from lm_research.layers.einsum import normal_products
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.scaling import Scaling
@@ -111,20 +111,11 @@ def Llama(
         raise ValueError(
             f"ahead is {ahead}; it takes 1, or more where layers {layers} are 2 or more"
         )
-    kv_heads = kv_heads or heads
-    if head is None and width % heads:
-        raise ValueError(f"width {width} is not a multiple of heads {heads}")
-    if heads % kv_heads:
-        raise ValueError(f"heads {heads} is not a multiple of kv_heads {kv_heads}")
-    shared = dict(
-        initializer=nn.initializers.normal(deviation),
-        out_initializer=nn.initializers.normal(deviation / math.sqrt(2 * layers)),
-        dtype=dtype,
-    )
+    shared = normal_products(deviation, dtype, 2 * layers)
     attention = Attention(
         heads,
-        kv_heads,
-        head or width // heads,
+        kv_heads or heads,
+        head_size(width, heads, kv_heads, head),
         bias,
         rotary=Rotary(base, scaling=scaling),
         window=window,

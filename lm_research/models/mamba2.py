@@ -5,10 +5,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import flax.linen as nn
-
 from lm_research.errors import UserError
 from lm_research.layers import RecurrentBlock, RMSNorm, Stack, StateSpace
+from lm_research.layers.einsum import normal_products
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
 from lm_research.models.family import Family, Row
@@ -72,9 +71,7 @@ def Mamba2(
         *(heads, head, groups, state, convolution, bias, convolution_bias, activation),
         epsilon=epsilon,
         chunk=chunk,
-        initializer=nn.initializers.normal(deviation),
-        out_initializer=nn.initializers.normal(deviation / math.sqrt(layers)),
-        dtype=dtype,
+        **normal_products(deviation, dtype, layers),
     )
     block = RecurrentBlock(mixer, RMSNorm(epsilon), dropout)
     return Transformer(

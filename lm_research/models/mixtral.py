@@ -1,11 +1,8 @@
 """Mixtral (Jiang et al., 2024) and Qwen3-MoE (Yang et al., 2025): a Llama with experts."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
-
-import flax.linen as nn
 
 from lm_research.errors import UserError
 from lm_research.layers import (
@@ -18,6 +15,8 @@ from lm_research.layers import (
     Stack,
     head_norm,
 )
+from lm_research.layers.attention import head_size
+from lm_research.layers.einsum import normal_products
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.scaling import Scaling
@@ -89,21 +88,14 @@ def Mixtral(
     Raises:
       ValueError: sizes that do not divide, or more active experts than there are.
     """
-    if head is None and width % heads:
-        raise ValueError(f"width {width} is not a multiple of heads {heads}")
-    if heads % kv_heads:
-        raise ValueError(f"heads {heads} is not a multiple of kv_heads {kv_heads}")
+    head = head_size(width, heads, kv_heads, head)
     if not 1 <= active <= experts:
         raise ValueError(f"active is {active}; it takes 1 to {experts}, the experts that there are")
-    shared = dict(
-        initializer=nn.initializers.normal(deviation),
-        out_initializer=nn.initializers.normal(deviation / math.sqrt(2 * layers)),
-        dtype=dtype,
-    )
+    shared = normal_products(deviation, dtype, 2 * layers)
 
     def block(dense: bool) -> Block:
         attention = Attention(
-            *(heads, kv_heads, head or width // heads),
+            *(heads, kv_heads, head),
             rotary=Rotary(base, scaling=scaling),
             norm=head_norm(epsilon) if head_norms else None,
             window=window,

@@ -1,14 +1,13 @@
 """ModernBERT (Warner et al., 2024): rotary positions, gated MLPs, and layers mostly local."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import flax.linen as nn
-
 from lm_research.errors import UserError
 from lm_research.layers import Attention, Block, GatedMLP, LayerNorm, Rotary, Stack
+from lm_research.layers.attention import head_size
+from lm_research.layers.einsum import normal_products
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
@@ -65,18 +64,14 @@ def ModernBERT(
     Raises:
       ValueError: the width is not a multiple of the heads.
     """
-    if width % heads:
-        raise ValueError(f"width {width} is not a multiple of heads {heads}")
-    normal = nn.initializers.normal(deviation)
-    out = nn.initializers.normal(deviation / math.sqrt(2 * layers))
-    shared = dict(initializer=normal, out_initializer=out, dtype=dtype)
+    shared = normal_products(deviation, dtype, 2 * layers)
     norm = lambda: LayerNorm(epsilon, bias=False)  # Linen shares what is one module
 
     def block(full: bool, bare: bool = False) -> Block:
         attention = Attention(
             heads,
             heads,
-            width // heads,
+            head_size(width, heads),
             rotary=Rotary(base if full else local_base),
             window=None if full else window + 1,  # itself included
             dropout=attention_dropout,
@@ -88,7 +83,9 @@ def ModernBERT(
 
     # The first layer reads what the embedding's norm has just normalised.
     period = tuple(block(full=i % every == 0) for i in range(1, every + 1))
-    transform = HeadTransform(head_activation, epsilon, False, False, out, dtype)
+    transform = HeadTransform(
+        head_activation, epsilon, False, False, shared["out_initializer"], dtype
+    )
     return Transformer(
         vocab,
         width,

@@ -2,9 +2,9 @@
 
 from typing import Any, Literal
 
-import flax.linen as nn
-
 from lm_research.layers import Attention, Block, GatedMLP, RMSNorm, Rotary, Stack
+from lm_research.layers.attention import head_size
+from lm_research.layers.einsum import normal_products
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.scaling import Scaling
@@ -64,15 +64,9 @@ def OLMo2(
     Raises:
       ValueError: sizes that do not divide.
     """
-    kv_heads = kv_heads or heads
-    if width % heads:
-        raise ValueError(f"width {width} is not a multiple of heads {heads}")
-    if heads % kv_heads:
-        raise ValueError(f"heads {heads} is not a multiple of kv_heads {kv_heads}")
-    normal = nn.initializers.normal(deviation)
-    shared = dict(initializer=normal, out_initializer=normal, dtype=dtype)
+    shared = normal_products(deviation, dtype)
     attention = Attention(
-        *(heads, kv_heads, width // heads),
+        *(heads, kv_heads or heads, head_size(width, heads, kv_heads)),
         rotary=Rotary(base, scaling=scaling),
         norm=RMSNorm(epsilon, letter="NH"),
         kernel=kernel,

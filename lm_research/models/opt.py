@@ -1,13 +1,12 @@
 """OPT (Zhang et al., 2022): learned positions, LayerNorm before each part, ReLU, tied head."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import flax.linen as nn
-
 from lm_research.errors import UserError
 from lm_research.layers import MLP, Attention, Block, LayerNorm, Learned, Stack
+from lm_research.layers.attention import head_size
+from lm_research.layers.einsum import normal_products
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
@@ -64,15 +63,9 @@ def OPT(
     Raises:
       ValueError: the width is not a multiple of the heads.
     """
-    if width % heads:
-        raise ValueError(f"width {width} is not a multiple of heads {heads}")
-    shared = dict(
-        initializer=nn.initializers.normal(deviation),
-        out_initializer=nn.initializers.normal(deviation / math.sqrt(2 * layers)),
-        dtype=dtype,
-    )
+    shared = normal_products(deviation, dtype, 2 * layers)
     block = Block(
-        Attention(heads, heads, width // heads, True, True, kernel=kernel, **shared),
+        Attention(heads, heads, head_size(width, heads), True, True, kernel=kernel, **shared),
         MLP(hidden or 4 * width, activation, **shared),
         LayerNorm(),
         dropout=dropout,

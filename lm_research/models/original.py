@@ -4,6 +4,7 @@ import math
 from typing import Literal
 
 from lm_research.layers import MLP, Attention, Block, LayerNorm, Sinusoidal, Stack
+from lm_research.layers.attention import head_size
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.stack import Execution, Remat
 from lm_research.models.encoder_decoder import EncoderDecoder
@@ -44,12 +45,12 @@ def OriginalTransformer(
     Raises:
       ValueError: the width is not a multiple of the heads.
     """
-    if width % heads:
-        raise ValueError(f"width {width} is not a multiple of heads {heads}")
 
     def attention() -> Attention:
         bias = attention_bias
-        return Attention(heads, heads, width // heads, bias, bias, kernel=kernel, dtype=dtype)
+        return Attention(
+            heads, heads, head_size(width, heads), bias, bias, kernel=kernel, dtype=dtype
+        )
 
     def stack(causal: bool) -> Transformer:
         block = Block(

@@ -1,13 +1,12 @@
 """Phi-3 and Phi-4 (Abdin et al., 2024a, 2024b): a Llama whose products are stored joined."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import flax.linen as nn
-
 from lm_research.errors import UserError
 from lm_research.layers import Attention, Block, GatedMLP, RMSNorm, Rotary, Stack
+from lm_research.layers.attention import head_size
+from lm_research.layers.einsum import normal_products
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
 from lm_research.layers.scaling import Scaling
@@ -72,18 +71,9 @@ def Phi3(
     Raises:
       ValueError: sizes that do not divide.
     """
-    kv_heads = kv_heads or heads
-    if width % heads:
-        raise ValueError(f"width {width} is not a multiple of heads {heads}")
-    if heads % kv_heads:
-        raise ValueError(f"heads {heads} is not a multiple of kv_heads {kv_heads}")
-    shared = dict(
-        initializer=nn.initializers.normal(deviation),
-        out_initializer=nn.initializers.normal(deviation / math.sqrt(2 * layers)),
-        dtype=dtype,
-    )
+    shared = normal_products(deviation, dtype, 2 * layers)
     attention = Attention(
-        *(heads, kv_heads, width // heads),
+        *(heads, kv_heads or heads, head_size(width, heads, kv_heads)),
         rotary=Rotary(base, fraction, scaling),
         window=window,
         kernel=kernel,

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import flax.linen as nn
-
 from lm_research.errors import UserError
 from lm_research.layers import MLP, Block, LayerNorm, RelativeAttention, Stack
+from lm_research.layers.attention import head_size
+from lm_research.layers.einsum import normal_products
 from lm_research.layers.mlp import Activation
 from lm_research.layers.stack import Execution, Remat
 from lm_research.models.family import Family, Row
@@ -52,12 +52,9 @@ def XLNet(
     Raises:
       ValueError: the width is not a multiple of the heads.
     """
-    if width % heads:
-        raise ValueError(f"width {width} is not a multiple of heads {heads}")
-    normal = nn.initializers.normal(deviation)
-    shared = dict(initializer=normal, out_initializer=normal, dtype=dtype)
+    shared = normal_products(deviation, dtype)
     block = Block(
-        RelativeAttention(heads, width // heads, **shared),
+        RelativeAttention(heads, head_size(width, heads), **shared),
         MLP(hidden or 4 * width, activation, **shared),
         LayerNorm(epsilon),
         "post",
