@@ -103,13 +103,14 @@ def Gemma(
     Raises:
       ValueError: the heads do not divide.
     """
+    head = head_size(width, heads, kv_heads, head)
     shared = normal_products(deviation, dtype, 2 * layers)
     norm = RMSNorm(epsilon, offset=1.0)
 
     def block(window: int | None) -> Block:
         local = window is not None and local_base is not None
         attention = Attention(
-            *(heads, kv_heads, head_size(width, heads, kv_heads, head)),
+            *(heads, kv_heads, head),
             rotary=Rotary(local_base) if local else Rotary(base, scaling=scaling),
             norm=norm.clone(letter="H") if head_norms else None,
             scale=(query_scalar or head) ** -0.5,
@@ -157,7 +158,6 @@ def _gemma2_section(
     window = {"sliding_attention": config["sliding_window"], "full_attention": None}
     return {
         **rotary(config, rope),
-        "activation": our_activation(config["hidden_activation"]),
         "windows": list(shortest_period([window[kind] for kind in kinds])),
     }
 
@@ -235,10 +235,10 @@ ROWS_2 = (
         "stack/blocks/mlp_out_norm/scale", decoder.LAYER + "post_feedforward_layernorm.weight", "D"
     ),
 )
-NAMES = {ours: theirs for ours, theirs in decoder.NAMES.items() if ours != "activation"}
-NAMES["head"] = "head_dim"
+NAMES = {**decoder.NAMES, "head": "head_dim"}
 NAMES_2 = {
     **NAMES,
+    "activation": "hidden_activation",
     "query_scalar": "query_pre_attn_scalar",
     "score_cap": "attn_logit_softcapping",
     "soft_cap": "final_logit_softcapping",
