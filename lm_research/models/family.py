@@ -4,7 +4,7 @@ The table is data; `lm_research.hub` reads and writes weights by it, in both dir
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from lm_research.errors import UserError
@@ -48,8 +48,9 @@ class Family:
       rows: every parameter's tensor.
       defaults: what they take where a config lacks a key that we read.
       fixed: their options of which we compute one value only.
-      names: what they call our options: those that differ in no more than that, or as `READ`,
-        `WRITTEN` and `DERIVED` say.
+      names: what they call our options: those that differ in no more than that, or as `READ` and
+        `WRITTEN` say.
+      derived: those of them that null leaves to be derived, as `DERIVED` says.
       options: ours that all models of this architecture have.
       recorded: their keys that hold one of our options where we write them, and are not read, or
         not as they are: choices of training, and what older versions of `transformers` ask for.
@@ -73,6 +74,7 @@ class Family:
     defaults: Mapping[str, Any]
     fixed: Mapping[str, Any]
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    derived: tuple[str, ...] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     recorded: Mapping[str, str] = dataclasses.field(default_factory=dict)
     section: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config: {}
@@ -88,7 +90,7 @@ class Family:
 
     def ours(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Our model section, given their config completed by `defaults`."""
-        named = our_options(config, self.names)
+        named = with_derived(our_options(config, self.names), self.derived)
         return {"kind": self.kind, **named, **self.section(config), **self.options}
 
     def theirs(self, section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -163,7 +165,7 @@ DERIVED = {
 def our_options(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """A section's options that their config has under other names, where it has them."""
     given = {ours: config[theirs] for ours, theirs in names.items() if theirs in config}
-    return derived({ours: READ[ours](v) if ours in READ else v for ours, v in given.items()})
+    return {ours: READ[ours](v) if ours in READ else v for ours, v in given.items()}
 
 
 def their_options(section: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -177,12 +179,13 @@ def their_options(section: Mapping[str, Any], names: Mapping[str, str]) -> dict[
 def whole(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
     """A section completed by its defaults, with the sizes that it leaves to be derived."""
     known = {ours: sizes[letter] for ours, letter in LETTERS.items() if letter in sizes}
-    return derived({ours: known.get(ours) if v is None else v for ours, v in section.items()})
+    given = {ours: known.get(ours) if v is None else v for ours, v in section.items()}
+    return with_derived(given, DERIVED)
 
 
-def derived(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options, with what follows from the others in place of None."""
+def with_derived(options: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Options, and where those of `names` are None, what follows from the others."""
     return {
-        ours: DERIVED[ours](options) if value is None and ours in DERIVED else value
+        ours: DERIVED[ours](options) if value is None and ours in names else value
         for ours, value in options.items()
     }

@@ -116,6 +116,7 @@ FAMILIES = (
         architecture="GPT2LMHeadModel",
         rows=ROWS,
         names=NAMES,
+        derived=("hidden",),
         recorded={
             "embd_pdrop": "dropout",
             "resid_pdrop": "dropout",

@@ -163,6 +163,7 @@ LLAMA = Family(
     architecture="LlamaForCausalLM",
     rows=ROWS,
     names=NAMES,
+    derived=("kv_heads", "head"),
     recorded=decoder.RECORDED,
     section=rotary,
     config=_llama_config,

@@ -183,6 +183,7 @@ MIXTRAL = Family(
     architecture="MixtralForCausalLM",
     rows=(*SHARED, *_routed("block_sparse_moe", gate="w1", up="w3", down="w2")),
     names={**NAMES, "window": "sliding_window"},
+    derived=("kv_heads", "head"),
     recorded=decoder.RECORDED,
     section=rotary,
     config=_mixtral_config,

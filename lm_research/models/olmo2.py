@@ -107,6 +107,7 @@ FAMILIES = (
         architecture="Olmo2ForCausalLM",
         rows=ROWS,
         names=decoder.NAMES,
+        derived=("kv_heads",),
         recorded=decoder.RECORDED,
         section=rotary,
         config=rope_config,

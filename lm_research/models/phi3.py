@@ -138,6 +138,7 @@ FAMILIES = (
         architecture="Phi3ForCausalLM",
         rows=ROWS,
         names={**decoder.NAMES, "window": "sliding_window"},
+        derived=("kv_heads",),
         recorded={
             **decoder.RECORDED,
             "partial_rotary_factor": "fraction",

@@ -214,6 +214,7 @@ GATED = Family(
     architecture="T5ForConditionalGeneration",
     rows=(*ROWS, *_up(gate="wi_0", up="wi_1")),
     names=NAMES,
+    derived=("decoder_layers",),
     recorded={"decoder_start_token_id": "start", "dropout_rate": "dropout"},
     section=_section,
     config=_config,

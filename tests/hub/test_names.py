@@ -142,6 +142,7 @@ def test_options_and_their_names():
     family = dataclasses.replace(
         FAMILY,
         names={"width": "d", "heads": "n", "kv_heads": "k", "activation": "act", "dropout": "drop"},
+        derived=("kv_heads",),
         options={"bias": True},
         recorded={"std": "deviation", "groups": "kv_heads"},
         section=lambda config: {"window": config["span"] - 1},
