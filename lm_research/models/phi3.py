@@ -109,9 +109,10 @@ def _section(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _config(section: Mapping[str, Any]) -> dict[str, Any]:
-    scaling = section["scaling"]
-    length = scaling and scaling["length"]
-    return {**rope_config(section), "original_max_position_embeddings": length}
+    found, scaling = rope_config(section), section["scaling"]
+    if scaling is not None:
+        found["original_max_position_embeddings"] = scaling["length"]
+    return found
 
 
 QKV = f"{decoder.LAYER}self_attn.qkv_proj.weight"
