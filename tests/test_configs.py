@@ -1,6 +1,7 @@
 """Every file in configs/, shrunk by its knobs and fields, trains, resumes, generates or scores."""
 
 import os
+import runpy
 import signal
 from pathlib import Path
 
@@ -58,6 +59,7 @@ FIELDS = {"log.tensorboard": False, "log.samples.every": 0, "data.source.paths":
 DECODERS = [
     size for family in (gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3) for size in family.SIZES
 ]
+PRETRAINED = runpy.run_path(str(CONFIGS / "pretrain.py"))["FAMILIES"]
 
 
 def shrunk(name, directory):
@@ -115,6 +117,7 @@ def test_trains_resumes_and_generates_or_scores(name, tmp_path, monkeypatch):
     + ["bert.py:family=distilbert,unit=word"]
     + [f"bert.py:family=modernbert,size={size},length=1024" for size in ("base", "large")]
     + [f"electra.py:size={size}" for size in ("small", "base", "large")]
+    + [f"pretrain.py:family={family}" for family in PRETRAINED]
     + [f"t5.py:size={size}" for size in t5.SIZES]
     + [f"t5.py:version=1.0,size={size},objective=denoisers" for size in t5.FIRST_SIZES]
     + ["t5.py:objective=seq2seq,length=128"]
