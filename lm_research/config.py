@@ -21,7 +21,7 @@ TOP = (
 ).split()
 
 
-def knobs(text: str | None, **defaults) -> types.SimpleNamespace:
+def knobs(text: str | None, /, **defaults) -> types.SimpleNamespace:
     """`"width=256,steps=100"` over `defaults`, from which a config file derives other values."""
     values = dict(defaults)
     for pair in filter(None, (text or "").split(",")):

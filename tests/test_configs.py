@@ -1,4 +1,4 @@
-"""Every file in configs/, shrunk by its knobs and fields, trains, resumes, generates or scores."""
+"""Every file in configs/, shrunk by its knobs and fields, trains, resumes, and is of use."""
 
 import os
 import runpy
@@ -6,11 +6,13 @@ import signal
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from lm_research import mesh
 from lm_research.commands import config_flag
 from lm_research.infer import generate, score
+from lm_research.infer.classify import classify
 from lm_research.models import gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3, t5
 from lm_research.train import loop
 from lm_research.train.restore import open_checkpoint
@@ -32,6 +34,10 @@ SHRUNK = {
     "electra": (
         "vocab=261,width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text",
         {"data.heldout": 0.2},
+    ),
+    "fasttext": (
+        "width=4,order=2,least=2,most=3,buckets=50,length=64,batch=8,steps=4",
+        {"data.heldout": 0.2, "batch.steps_per_dispatch": 1},
     ),
     "gpt2_small": (
         "width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text",
@@ -67,7 +73,9 @@ def shrunk(name, directory):
     config = config_flag.loaded(f"{CONFIGS / name.partition(':')[0]}.py:{knobs}")
     config.update_from_flattened_dict({**FIELDS, **fields})
     text = str(directory / "text.txt")
-    config.data.source.paths = f"{text},{text}" if config.data.kind == "Parallel" else text
+    (directory / "table.tsv").write_text("text\tlabel\n" + "good\tyes\nbad and so\tno\n" * 20)
+    paths = {"Parallel": f"{text},{text}", "Labelled": str(directory / "table.tsv")}
+    config.data.source.paths = paths.get(config.data.kind, text)
     return config
 
 
@@ -78,7 +86,7 @@ def test_every_config_is_here():
 
 
 @pytest.mark.parametrize("name", SHRUNK)
-def test_trains_resumes_and_generates_or_scores(name, tmp_path, monkeypatch):
+def test_trains_resumes_and_generates_scores_or_classifies(name, tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("The cat sat. A bird flew over it, and over me.\n" * 40)
     workdir, draws, draw = tmp_path / "run", [], loop.draw
 
@@ -95,7 +103,9 @@ def test_trains_resumes_and_generates_or_scores(name, tmp_path, monkeypatch):
     with mesh.single():
         loaded = open_checkpoint(workdir)
         prompt = loaded.tokenizer.prompt("The cat")
-        if getattr(loaded.model, "continues", True):
+        if getattr(loaded.model, "classes", None):
+            assert np.allclose(classify(loaded.model, loaded.params, [prompt]).sum(), 1)
+        elif getattr(loaded.model, "continues", True):
             [result] = generate(loaded.model, loaded.params, [prompt], length=4)
             assert len(result.tokens) == 4
         else:
@@ -107,7 +117,11 @@ def test_trains_resumes_and_generates_or_scores(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "argument",
-    ["quickstart", *(f"gpt2_small.py:size={size}" for size in ("small", "medium", "large", "xl"))]
+    [
+        "quickstart",
+        "fasttext",
+        *(f"gpt2_small.py:size={size}" for size in ("small", "medium", "large", "xl")),
+    ]
     + [f"mamba2.py:size={size}" for size in ("tiny", "130m", "370m", "780m", "1.3b", "2.7b")]
     + [f"xlnet.py:size={size}" for size in ("tiny", "base", "large")]
     + [f"shakespeare_char.py:run={run}" for run in ("cpu", "gpu")]
@@ -136,7 +150,7 @@ def test_as_published_is_an_experiment(argument):
     from lm_research.train.journal import check_samples
 
     config = config_flag.loaded(str(CONFIGS / argument) + ("" if ":" in argument else ".py"))
-    if config.data.kind == "Parallel":
+    if config.data.kind in ("Parallel", "Labelled"):
         config.data.source.paths = "pairs.tsv"  # the user's own
     given = completed(config)
     x = experiment({**given, "model": {"vocab": 257, **given["model"]}})

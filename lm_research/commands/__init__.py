@@ -3,4 +3,7 @@
 A command's module imports nothing heavy, so that `--help` answers at once.
 """
 
-COMMANDS = ("train", "evaluate", "generate", "score", "prepare", "convert", "verify", "report")
+COMMANDS = (
+    *("train", "evaluate", "generate", "score", "predict"),
+    *("prepare", "convert", "verify", "report"),
+)

@@ -1,4 +1,4 @@
-"""Turn a run into a Hugging Face directory, or a Hugging Face directory into a run."""
+"""Turn a run into a Hugging Face directory or word vectors, or such a directory into a run."""
 
 from pathlib import Path
 
@@ -10,7 +10,10 @@ def define() -> None:
     flags.DEFINE_string("source", None, "a run's directory or a Hugging Face directory")
     flags.DEFINE_string("target", None, "a new directory")
     flags.DEFINE_enum(
-        "target_format", None, ["run", "huggingface"], "what to write; by default the other format"
+        "target_format",
+        None,
+        ["run", "huggingface", "vectors"],
+        "what to write; by default the other format, or the vectors of a fastText model's words",
     )
     flags.DEFINE_string("part", None, "of a model of several, such as ELECTRAPair: which to write")
     flags.mark_flags_as_required(["source", "target"])
@@ -21,12 +24,14 @@ def run(values: flags.FlagValues) -> None:
     from lm_research import mesh, tree
     from lm_research.errors import UserError
     from lm_research.hub.save import save
+    from lm_research.hub.vectors import FILE, save_vectors
+    from lm_research.models import FastText
     from lm_research.train import restore
 
     source, target = Path(values.source), Path(values.target)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"--target {target} exists and is not empty; give a new directory")
-    to_run = values.target_format == "run" if values.target_format else not restore.is_run(source)
+    to = values.target_format or (None if restore.is_run(source) else "run")
     with mesh.single():
         loaded = restore.open_checkpoint(source)
         parts = getattr(loaded.model, "parts", ())
@@ -35,9 +40,13 @@ def run(values: flags.FlagValues) -> None:
             raise UserError(f"--part={values.part}: the model of {source} has {has}")
         if values.part is not None:
             loaded = restore.part_of(loaded, values.part)
-        elif parts and not to_run:
+        elif parts and to != "run":
             raise UserError(f"{source} holds several models; give --part={' or '.join(parts)}")
-        if to_run:
+        to = to or ("vectors" if isinstance(loaded.model, FastText) else "huggingface")
+        if to == "vectors":
+            words = save_vectors(target, loaded.tokenizer, loaded.params)
+            return print(f"vectors of {words:,} words: {target / FILE}")
+        if to == "run":
             restore.save_run(target, loaded)
             tensors = len(tree.named_leaves(loaded.params))
         else:

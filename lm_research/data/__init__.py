@@ -1,20 +1,27 @@
 """Data: sources of records, tokenizers, and the way from text to packed windows of tokens."""
 
-from lm_research.data.pack import Packed, Prepared
-from lm_research.data.pairs import Pairs, Parallel, TokenPairs
+from lm_research.data.bag import Bag
+from lm_research.data.labelled import Labelled
+from lm_research.data.pack import Packed
+from lm_research.data.pairs import Pairs, Parallel
+from lm_research.data.prepare import Prepared
 from lm_research.data.python_docs import PythonDocs
 from lm_research.data.source import Memory, Mix, Slice, Source
+from lm_research.data.table import Table
 from lm_research.data.text import Documents, TextFiles
+from lm_research.data.texts import TokenTexts
 from lm_research.data.tfds import TFDS
 from lm_research.data.tokenizer import Tokenizer
-from lm_research.data.vocabulary import BPE, Bytes, Characters, Pretrained
+from lm_research.data.vocabulary import BPE, Bytes, Characters, Pretrained, Words
 from lm_research.data.windows import Windows
 
 __all__ = [
     "BPE",
+    "Bag",
     "Bytes",
     "Characters",
     "Documents",
+    "Labelled",
     "Memory",
     "Mix",
     "Packed",
@@ -27,7 +34,9 @@ __all__ = [
     "Source",
     "TFDS",
     "TextFiles",
-    "TokenPairs",
+    "Table",
+    "TokenTexts",
     "Tokenizer",
     "Windows",
+    "Words",
 ]

@@ -13,34 +13,22 @@ import numpy as np
 from lm_research import log
 from lm_research.data import shards as shards_
 from lm_research.data import tokenizer as tokenizers
+from lm_research.data.prepare import (
+    PREPARED,
+    Prepared,
+    check_heldout,
+    determined,
+    preparation,
+)
 from lm_research.data.shards import Shards
 from lm_research.data.source import Source
 from lm_research.data.split import Part, Survey, split, survey
-from lm_research.data.tokenizer import Tokenizer
-from lm_research.data.vocabulary import Characters, Pretrained, Trains
+from lm_research.data.vocabulary import Characters, Trains
 from lm_research.data.windows import Windows
 from lm_research.errors import UserError
 
 # xz -9 takes a second per megabyte.
 COMPRESSED = 64 * 2**20
-PREPARED = "prepared.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """Data, ready to be read by index.
-
-    Attributes:
-      train: windows to learn from.
-      heldout: windows to be judged by.
-      tokenizer: what the ids mean.
-      facts: what the run should say of its data; `..._tokens` are those that one pass predicts.
-    """
-
-    train: Source
-    heldout: Source
-    tokenizer: Tokenizer
-    facts: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,31 +207,6 @@ class Packed:
             )
 
 
-def check_heldout(heldout: float | Source) -> None:
-    """Refuses a share that holds out nothing or everything.
-
-    Raises:
-      UserError: names it.
-    """
-    if isinstance(heldout, float | int) and not 0 < heldout < 1:
-        raise UserError(f"data.heldout is {heldout}; it takes a share between 0 and 1, or a source")
-
-
-def determined(source: Source, tokenizer: Trains, heldout: float | Source) -> dict[str, Any]:
-    """What prepared data hangs on; fingerprints of files stand for their texts."""
-    given = not isinstance(heldout, float | int)
-    sources = (source, heldout) if given else (source,)
-    prints = [getattr(one, "fingerprint", lambda: None)() for one in sources]
-    described = repr(tokenizer)
-    if isinstance(tokenizer, Pretrained):
-        described = tokenizer.train(()).hash
-    return {
-        "tokenizer": described,
-        "heldout": "given" if given else heldout,
-        "fingerprints": None if None in prints else prints,
-    }
-
-
 def _sizes(written: dict[str, Shards]) -> dict[str, Any]:
     facts = {}
     for name, shards in written.items():
@@ -268,11 +231,3 @@ def _compressed(part: Part, size: int) -> dict[str, Any]:
 
 def _key(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def preparation(path: Path) -> dict[str, Any]:
-    """What was written of prepared data; nothing where there is no such file, or a torn one."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}

@@ -180,6 +180,21 @@ def opened(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
 
 
+def whole_text(path: Path) -> str:
+    """All the text of a file that may be compressed.
+
+    Raises:
+      UserError: it is not UTF-8, or cannot be read.
+    """
+    try:
+        with opened(path) as file:
+            return file.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: {error}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
 def _lines_of(file: IO[bytes]) -> list[tuple[int, int]]:
     spans, start = [], 0
     for line in file:

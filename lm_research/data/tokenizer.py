@@ -226,7 +226,12 @@ def load(directory: str | Path) -> Tokenizer:
         raise UserError(
             f"{directory} {what}{lacks}; it takes tokenizer.json, or vocab.json and merges.txt"
         )
-    return Tokenizer(tokenizer, _special(directory, tokenizer), _config(directory))
+    special, config = _special(directory, tokenizer), _config(directory)
+    if "bag" in config:
+        from lm_research.data.bag import Bag  # which builds on this module
+
+        return Bag(tokenizer, special, config)
+    return Tokenizer(tokenizer, special, config)
 
 
 def _special(directory: Path, tokenizer: tokenizers.Tokenizer) -> dict[str, str]:

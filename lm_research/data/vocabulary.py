@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, Protocol, runtime_checkable
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from lm_research.data.bag import LINE, UNKNOWN, Bag, check_bag
 from lm_research.data.tokenizer import CHARACTER, END, SENTINEL, Tokenizer, byte_level, load
 from lm_research.errors import UserError
 
@@ -111,6 +112,46 @@ class BPE:
         tokenizer.train_from_iterator(_first(texts, self.characters), trainer)
         _frame(tokenizer, special)
         return Tokenizer(tokenizer, special)
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """What stands between spaces, and hashed n-grams besides, as in fastText: see `Bag`.
+
+    Attributes:
+      least: how often a word occurs, at least, to be known.
+      most: how many words to know, the most frequent ones; None is all.
+      lowercase: whether capitals become small letters.
+      order: of n-grams of words, up to this many; 1 has none.
+      characters: the least and the greatest length of n-grams of characters; None has none.
+      buckets: how many ids the n-grams share.
+    """
+
+    least: int = 1
+    most: int | None = None
+    lowercase: bool = False
+    order: int = 1
+    characters: tuple[int, int] | None = None
+    buckets: int = 2_000_000
+
+    def __post_init__(self):
+        check_bag(self.order, self.characters, self.buckets)
+
+    def train(self, texts: Iterable[str]) -> Bag:
+        """A bag of the words in `texts`, the most frequent ones first."""
+        tokenizer = tokenizers.Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        if self.lowercase:
+            tokenizer.normalizer = normalizers.Lowercase()
+        trainer = trainers.WordLevelTrainer(
+            vocab_size=2**31 if self.most is None else self.most + 2,
+            min_frequency=self.least,
+            special_tokens=[LINE, UNKNOWN],
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        settings = dict(order=self.order, characters=self.characters, buckets=self.buckets)
+        return Bag(tokenizer, {"unk": UNKNOWN}, {"bag": settings})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,8 +75,15 @@ class Reference:
 
     @property
     def one_row(self) -> bool:
-        """Whether it reads a batch of one only: a causal XLNet's mask has no axis for rows."""
-        return getattr(self.model.config, "attn_type", "") == "uni"
+        """Whether it reads each row by itself in a batch of one only.
+
+        A causal XLNet's mask has no axis for rows, and rotary positions that go by the length of a
+        text go by the longest one of a batch.
+        """
+        config = self.model.config
+        rope = getattr(config, "rope_parameters", None) or {}
+        by_length = rope.get("rope_type") in ("dynamic", "longrope")
+        return by_length or getattr(config, "attn_type", "") == "uni"
 
     def order(self, case: Case) -> dict[str, int]:
         """When each parameter is first used, from the tokens to the loss."""

@@ -43,7 +43,8 @@ def check(model: nn.Module, tokens: np.ndarray, what: str, more: int = 0) -> Non
       what: their name, for the message.
 
     Raises:
-      UserError: a token is outside of the vocabulary, or the context is too short.
+      UserError: a token is outside of the vocabulary, the context is too short, or the tokens and
+        those to come cannot be read by one cache.
     """
     if isinstance(model, EncoderDecoder):
         if model.context is not None and more > model.context:
@@ -51,6 +52,13 @@ def check(model: nn.Module, tokens: np.ndarray, what: str, more: int = 0) -> Non
                 f"{what} is to give {more} tokens; the decoder's context is {model.context}"
             )
         return check(model.encoder, tokens, what)
+    turn = getattr(model, "turn", None)
+    if turn is not None and len(tokens) <= turn < len(tokens) + more - 1:
+        raise UserError(
+            f"{what} has {len(tokens)} tokens, and the model reads texts of more than {turn} by "
+            f"other rotary frequencies (LongRoPE); ask for {turn + 1 - len(tokens)} new tokens or "
+            "fewer, and then continue the whole text"
+        )
     wrong = tokens[(tokens < 0) | (tokens >= model.vocab)]
     if len(wrong):
         raise UserError(f"{what} has token {wrong[0]}; the model's are 0 to {model.vocab - 1}")

@@ -24,7 +24,7 @@ from lm_research.layers.output import Head, Output, Transform
 from lm_research.layers.position import ALiBi, Bias, Learned, RelativeBias, Rotary, Sinusoidal
 from lm_research.layers.recurrent import Recurrent, RecurrentBlock, StateSpace
 from lm_research.layers.relative import RelativeAttention
-from lm_research.layers.scaling import LinearScaling, Llama3Scaling, YaRN
+from lm_research.layers.scaling import DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, YaRN
 from lm_research.layers.stack import Block, Repeated, Stack, separated
 from lm_research.layers.tap import Patch, tap
 
@@ -35,6 +35,7 @@ __all__ = [
     "Bias",
     "Block",
     "Dropout",
+    "DynamicNTK",
     "EMPTY",
     "Einsum",
     "Experts",
@@ -46,6 +47,7 @@ __all__ = [
     "Learned",
     "LinearScaling",
     "Llama3Scaling",
+    "LongRoPE",
     "MLP",
     "Mask",
     "Output",

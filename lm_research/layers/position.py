@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from lm_research.layers.mask import EMPTY
 from lm_research.layers.scaling import Scaling
 
 Array = jax.Array
@@ -81,8 +82,11 @@ class Rotary:
         exponent = (np.arange(half) / half).astype(np.float32).astype(np.float64)
         frequency = 1 / (self.base**exponent).astype(np.float32)
         if self.scaling is not None:
-            frequency = self.scaling(frequency, self.base)
-        angle = position[..., None, None].astype(jnp.float32) * frequency.astype(np.float32)
+            length = jnp.where(position == EMPTY, -1, position).max(1) + 1  # [B]
+            frequency = self.scaling(frequency, self.base, length)
+        if frequency.ndim == 2:  # of each row its own
+            frequency = frequency[:, None, None]
+        angle = position[..., None, None].astype(jnp.float32) * frequency.astype(jnp.float32)
         cos, sin = jnp.cos(angle), jnp.sin(angle)
         if self.scaling is not None and self.scaling.magnitude != 1.0:
             cos, sin = cos * self.scaling.magnitude, sin * self.scaling.magnitude

@@ -4,7 +4,11 @@ import dataclasses
 import math
 from typing import Protocol, runtime_checkable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+Array = jax.Array
 
 
 @runtime_checkable
@@ -13,8 +17,14 @@ class Scaling(Protocol):
 
     magnitude: float
 
-    def __call__(self, frequency: np.ndarray, base: float) -> np.ndarray:
-        """The frequencies to use, of those [H / 2] that powers of `base` give."""
+    def __call__(self, frequency: np.ndarray, base: float, length: Array) -> np.ndarray | Array:
+        """The frequencies to use, [H / 2] or for each row [B, H / 2].
+
+        Args:
+          frequency: those [H / 2] that powers of `base` give.
+          base: of the powers.
+          length: tokens of each row up to its last, those in a cache included, [B].
+        """
         ...
 
 
@@ -25,9 +35,9 @@ class LinearScaling:
     factor: float
     magnitude = 1.0
 
-    def __call__(self, frequency: np.ndarray, base: float) -> np.ndarray:
+    def __call__(self, frequency: np.ndarray, base: float, length: Array) -> np.ndarray:
         """All of them, lower by the factor."""
-        del base
+        del base, length
         return frequency / self.factor
 
 
@@ -48,9 +58,9 @@ class Llama3Scaling:
     length: int = 8192
     magnitude = 1.0
 
-    def __call__(self, frequency: np.ndarray, base: float) -> np.ndarray:
+    def __call__(self, frequency: np.ndarray, base: float, length: Array) -> np.ndarray:
         """Long waves lower by the factor."""
-        del base
+        del base, length
         turns = self.length * frequency / (2 * math.pi)
         kept = np.clip((turns - self.low) / (self.high - self.low), 0, 1)
         return frequency * (kept + (1 - kept) / self.factor)
@@ -80,8 +90,9 @@ class YaRN:
         if self.magnitude is None:
             object.__setattr__(self, "magnitude", yarn_magnitude(self.factor))
 
-    def __call__(self, frequency: np.ndarray, base: float) -> np.ndarray:
+    def __call__(self, frequency: np.ndarray, base: float, length: Array) -> np.ndarray:
         """Long waves lower by the factor."""
+        del length
         half = len(frequency)
         first, last = (
             half * math.log(self.length / (turns * 2 * math.pi)) / math.log(base)
@@ -92,6 +103,66 @@ class YaRN:
         first, last = max(first, 0), min(last, 2 * half - 1)
         stretched = np.clip((np.arange(half) - first) / max(last - first, 1e-3), 0, 1)
         return frequency * (1 - stretched + stretched / self.factor)
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicNTK:
+    """A base that grows with the text, so that long waves are stretched as far as it takes.
+
+    NTK-aware interpolation (Peng et al., 2023, section 3.1) with the factor of what is being read:
+    texts of up to `length` tokens are read as without it. Keys that are in a cache stay as they
+    were rotated, as in `transformers`, so that beyond `length` a text read at once and one read
+    token by token are not the same.
+
+    Attributes:
+      factor: a text of n times the length has the base of NTK-aware interpolation by
+        `factor` n - (`factor` - 1).
+      length: the context of pretraining.
+    """
+
+    factor: float
+    length: int
+    magnitude = 1.0
+
+    def __call__(self, frequency: np.ndarray, base: float, length: Array) -> Array:
+        """Lower ones for rows that are longer than the context of pretraining."""
+        del base
+        half = len(frequency)
+        ratio = jnp.maximum(length, self.length) / self.length  # [B]
+        growth = (self.factor * ratio - (self.factor - 1)) ** (half / (half - 1))
+        return frequency * growth[:, None] ** -(np.arange(half) / half).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class LongRoPE:
+    """Ding et al. (2024): each wave is stretched by a factor of its own, found by search.
+
+    Attributes:
+      short, long: factors [H / 2] for texts of up to `length` tokens, and for longer ones.
+      length: the context of pretraining.
+      magnitude: factor on rotated queries and keys.
+      turn: tokens beyond which all of a text is read otherwise than before.
+    """
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    length: int
+    magnitude: float = 1.0
+
+    @property
+    def turn(self) -> int:
+        return self.length
+
+    def __call__(self, frequency: np.ndarray, base: float, length: Array) -> Array:
+        """Divided by the factors for the length of each row."""
+        del base
+        if len(self.short) != len(frequency) or len(self.long) != len(frequency):
+            raise ValueError(
+                f"LongRoPE has {len(self.short)} short and {len(self.long)} long factors; heads "
+                f"with {2 * len(frequency)} rotated entries take {len(frequency)}"
+            )
+        short, long = (frequency / np.float32(factors) for factors in (self.short, self.long))
+        return jnp.where(length[:, None] > self.length, long, short)
 
 
 def yarn_magnitude(factor: float, weight: float = 1.0) -> float:

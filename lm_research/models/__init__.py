@@ -6,6 +6,7 @@ from lm_research.models.bert import BERT
 from lm_research.models.distilbert import DistilBERT
 from lm_research.models.electra import ELECTRA, ELECTRAPair
 from lm_research.models.encoder_decoder import EncoderDecoder
+from lm_research.models.fasttext import FastText
 from lm_research.models.gemma import Gemma
 from lm_research.models.gpt2 import GPT2
 from lm_research.models.gpt_neox import GPTNeoX
@@ -32,6 +33,7 @@ __all__ = [
     "ELECTRA",
     "ELECTRAPair",
     "EncoderDecoder",
+    "FastText",
     "GPT2",
     "GPTNeoX",
     "Gemma",

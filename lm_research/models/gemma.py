@@ -22,7 +22,7 @@ from lm_research.models.family import (
     their_activation,
     their_options,
 )
-from lm_research.models.rope import DEFAULTS, rope_parameters, rotary
+from lm_research.models.rope import DEFAULTS, rope_config, rope_parameters, rotary
 from lm_research.models.transformer import Transformer
 
 _2 = dict(wiring="sandwich", windows=(4096, None), score_cap=50.0, soft_cap=30.0)
@@ -213,7 +213,7 @@ def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, A
     return {
         **their_options(section, sizes, DECODER),
         "initializer_range": section["deviation"],
-        "rope_parameters": rope_parameters(section["base"], section["scaling"]),
+        **rope_config(section),
         "rope_theta": section["base"],  # for transformers 4
     }
 

@@ -20,7 +20,7 @@ from lm_research.models.family import (
     their_activation,
     their_options,
 )
-from lm_research.models.rope import DEFAULTS, rope_parameters, rotary
+from lm_research.models.rope import DEFAULTS, rope_config, rotary
 from lm_research.models.transformer import Transformer
 
 
@@ -130,11 +130,10 @@ def _section(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    rope = rope_parameters(section["base"], section["scaling"])
     return {
         **their_options(section, sizes, NAMES),
         "hidden_act": their_activation(section["activation"]),
-        "rope_parameters": {**rope, "partial_rotary_factor": section["fraction"]},
+        **rope_config(section),
         "rotary_emb_base": section["base"],  # for transformers 4
         "rotary_pct": section["fraction"],
         "hidden_dropout": section["dropout"],

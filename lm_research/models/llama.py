@@ -31,7 +31,7 @@ from lm_research.models.family import (
     their_activation,
     their_options,
 )
-from lm_research.models.rope import DEFAULTS, rope_parameters, rotary
+from lm_research.models.rope import DEFAULTS, rope_config, rotary
 from lm_research.models.transformer import Transformer
 
 _TIED = dict(tied=True)
@@ -200,7 +200,7 @@ def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, A
         **their_options(section, sizes, DECODER),
         "initializer_range": section["deviation"],
         "hidden_act": their_activation(section["activation"]),
-        "rope_parameters": rope_parameters(section["base"], section["scaling"]),
+        **rope_config(section),
         "rope_theta": section["base"],  # for transformers 4
     }
 

@@ -32,7 +32,7 @@ from lm_research.models.family import (
     their_activation,
     their_options,
 )
-from lm_research.models.rope import DEFAULTS, rope_parameters, rotary
+from lm_research.models.rope import DEFAULTS, rope_config, rotary
 from lm_research.models.transformer import Transformer
 
 
@@ -180,7 +180,7 @@ def _config(
     return {
         **their_options(section, {**sizes, "F": section["hidden"]}, names),
         "hidden_act": their_activation(section["activation"]),
-        "rope_parameters": rope_parameters(section["base"], section["scaling"]),
+        **rope_config(section),
         "rope_theta": section["base"],  # for transformers 4
         "initializer_range": section["deviation"],
     }

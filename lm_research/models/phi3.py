@@ -10,6 +10,7 @@ from lm_research.errors import UserError
 from lm_research.layers import Attention, Block, GatedMLP, RMSNorm, Rotary, Stack
 from lm_research.layers.kernels import Kernel
 from lm_research.layers.mlp import Activation
+from lm_research.layers.scaling import Scaling
 from lm_research.layers.stack import Execution, Remat
 from lm_research.models import decoder
 from lm_research.models.family import (
@@ -21,7 +22,7 @@ from lm_research.models.family import (
     their_activation,
     their_options,
 )
-from lm_research.models.rope import DEFAULTS, rope_parameters, rotary
+from lm_research.models.rope import DEFAULTS, rope_config, rotary
 from lm_research.models.transformer import Transformer
 
 
@@ -47,6 +48,7 @@ def Phi3(
     activation: Activation = "silu",
     base: float = 10_000.0,
     fraction: float = 1.0,
+    scaling: Scaling | None = None,
     window: int | None = None,
     tied: bool = False,
     epsilon: float = 1e-5,
@@ -66,6 +68,7 @@ def Phi3(
       hidden: F.
       base: of the rotary positions.
       fraction: the part of each head that is rotated.
+      scaling: of them, for contexts longer than that of pretraining.
       window: a query sees only so many keys back.
       tied: whether the head is the embedding table.
       epsilon: of the norms.
@@ -89,7 +92,7 @@ def Phi3(
     )
     attention = Attention(
         *(heads, kv_heads, width // heads),
-        rotary=Rotary(base, fraction),
+        rotary=Rotary(base, fraction, scaling),
         window=window,
         kernel=kernel,
         **shared,
@@ -117,11 +120,12 @@ NAMES = {
 
 def _section(config: Mapping[str, Any]) -> dict[str, Any]:
     rope = dict(config["rope_scaling"] or config["rope_parameters"] or {})
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
+    if (kind := rope.get("rope_type", rope.get("type", "default"))) in ("su", "yarn"):
+        rope["rope_type"] = "longrope"  # what early files call it
+    elif kind not in ("default", "longrope"):
         raise UserError(
             f"config.json scales rotary positions by rope_type {kind!r}; Phi3ForCausalLM takes "
-            "default here: contexts of 128k, which choose frequencies by length, are not supported"
+            "default or longrope"
         )
     fraction = rope.pop("partial_rotary_factor", config["partial_rotary_factor"])
     return {
@@ -129,19 +133,20 @@ def _section(config: Mapping[str, Any]) -> dict[str, Any]:
         **our_options(config, NAMES),
         "kv_heads": config["num_key_value_heads"] or config["num_attention_heads"],
         "activation": our_activation(config["hidden_act"]),
-        "base": rotary({**config, "rope_parameters": None}, rope)["base"],
+        **rotary({**config, "rope_parameters": None}, rope),
         "fraction": float(fraction),
     }
 
 
 def _config(section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
-    rope = rope_parameters(section["base"], None)
+    scaling = section["scaling"]
     return {
         **their_options(section, sizes, NAMES),
         "hidden_act": their_activation(section["activation"]),
-        "rope_parameters": {**rope, "partial_rotary_factor": section["fraction"]},
+        **rope_config(section),
         "rope_theta": section["base"],  # for transformers 4
         "partial_rotary_factor": section["fraction"],
+        "original_max_position_embeddings": scaling and scaling["length"],
         "initializer_range": section["deviation"],
         "resid_pdrop": section["dropout"],
         "embd_pdrop": section["dropout"],
@@ -183,16 +188,13 @@ FAMILIES = (
             "intermediate_size": 8192,
             "hidden_act": "silu",
             "partial_rotary_factor": 1.0,
+            "original_max_position_embeddings": None,
             "sliding_window": None,
             "tie_word_embeddings": False,
             "rms_norm_eps": 1e-5,
         },
         fixed={"attention_bias": False},
-        # Choices of training; and what only scaled positions would go by.
-        inert=(
-            *("initializer_range", "attention_dropout", "resid_pdrop", "embd_pdrop"),
-            "original_max_position_embeddings",
-        ),
+        inert=("initializer_range", "attention_dropout", "resid_pdrop", "embd_pdrop"),
         prefix="model.",
     ),
 )

@@ -1,15 +1,15 @@
 """What a config.json says of rotary positions, and how it is said of ours."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from lm_research.config import build
 from lm_research.errors import UserError
-from lm_research.layers import LinearScaling, Llama3Scaling, YaRN
+from lm_research.layers import DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, YaRN
 from lm_research.layers.scaling import yarn_magnitude
 
-SCALINGS = {kind.__name__: kind for kind in (LinearScaling, Llama3Scaling, YaRN)}
-LENGTH = "original_max_position_embeddings"
+LENGTH, CONTEXT = "original_max_position_embeddings", "max_position_embeddings"
 ROPE_TYPES = {  # theirs, and their names of our settings
     LinearScaling: ("linear", {"factor": "factor"}),
     Llama3Scaling: (
@@ -21,6 +21,14 @@ ROPE_TYPES = {  # theirs, and their names of our settings
             "length": LENGTH,
         },
     ),
+    DynamicNTK: ("dynamic", {"factor": "factor"}),
+    LongRoPE: (
+        "longrope",
+        {
+            **{"short": "short_factor", "long": "long_factor", "length": LENGTH},
+            "magnitude": "attention_factor",
+        },
+    ),
     YaRN: (
         "yarn",
         {
@@ -29,7 +37,13 @@ ROPE_TYPES = {  # theirs, and their names of our settings
         },
     ),
 }
-
+SCALINGS = {kind.__name__: kind for kind in ROPE_TYPES}
+NEEDED = {
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor"),
+}
 
 # Keys of a config.json that `rotary` reads, with what stands for them where they are absent.
 DEFAULTS = {
@@ -54,29 +68,53 @@ def rotary(config: Mapping[str, Any], given: Mapping[str, Any] | None = None) ->
     kind = rope.pop("rope_type", rope.pop("type", "default"))
     rope.pop("type", None)
     base = float(rope.pop("rope_theta", config["rope_theta"]))
-    length = rope.pop(LENGTH, None)
-    length = config["max_position_embeddings"] if length is None else length
-    needed = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
-    if missing := [name for name in needed.get(kind, ()) if name not in rope]:
+    context = config[CONTEXT]
+    length = rope.pop(LENGTH, None) or config.get(LENGTH) or context
+    needed = NEEDED.get(kind, ())
+    if missing := [name for name in needed if name not in rope]:
         raise UserError(f"config.json's rope_type {kind!r} lacks {', '.join(missing)}")
-    numbers = [float(rope.pop(name)) for name in needed.get(kind, ())]
+    values = [rope.pop(name) for name in needed]
     if kind == "default":
         scaling = None
     elif kind == "linear":
-        scaling = {"kind": "LinearScaling", "factor": numbers[0]}
+        scaling = {"kind": "LinearScaling", "factor": float(values[0])}
+    elif kind == "dynamic":
+        scaling = {"kind": "DynamicNTK", "factor": float(values[0]), "length": context}
     elif kind == "llama3":
-        names = dict(zip(("factor", "low", "high"), numbers))
+        names = dict(zip(("factor", "low", "high"), map(float, values)))
         scaling = {"kind": "Llama3Scaling", **names, "length": length}
+    elif kind == "longrope":
+        scaling = _longrope(rope, values, length, context)
     elif kind == "yarn":
-        scaling = _yarn(rope, length, config["max_position_embeddings"])
+        scaling = _yarn(rope, length, context)
     else:
         raise UserError(
             f"config.json scales rotary positions by rope_type {kind!r}; "
-            "it takes default, linear, llama3 or yarn"
+            "it takes default, linear, dynamic, llama3, longrope or yarn"
         )
     if rope:
         raise UserError(f"config.json scales rotary positions ({kind}) by {rope}, which is unknown")
     return {"base": base, "scaling": scaling}
+
+
+def _longrope(
+    rope: dict[str, Any], factors: list[list[float]], length: int, context: int
+) -> dict[str, Any]:
+    """The section of a LongRoPE, whose keys are taken out of `rope`."""
+    factor, magnitude = (
+        rope.pop("factor", None) or context / length,
+        rope.pop("attention_factor", 0),
+    )
+    if not magnitude:  # Ding et al. (2024), section 4.2 of Phi-3's report
+        magnitude = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(length))
+    short, long = ([float(x) for x in one] for one in factors)
+    return {
+        "kind": "LongRoPE",
+        "short": short,
+        "long": long,
+        "length": length,
+        "magnitude": float(magnitude),
+    }
 
 
 def _yarn(rope: dict[str, Any], length: int, context: int) -> dict[str, Any]:
@@ -106,4 +144,15 @@ def rope_parameters(base: float, scaling: Mapping[str, Any] | None) -> dict[str,
         scaling = build(scaling, SCALINGS, "model.scaling")
         found["rope_type"], theirs = ROPE_TYPES[type(scaling)]
         found |= {name: getattr(scaling, ours) for ours, name in theirs.items()}
+    return found
+
+
+def rope_config(section: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.json says of a section's `base`, `scaling` and, if it has one, `fraction`."""
+    scaling = section["scaling"]
+    found = {"rope_parameters": rope_parameters(section["base"], scaling)}
+    if "fraction" in section:
+        found["rope_parameters"]["partial_rotary_factor"] = section["fraction"]
+    if scaling is not None and scaling["kind"] == "DynamicNTK":
+        found[CONTEXT] = scaling["length"]  # which grows from there on
     return found

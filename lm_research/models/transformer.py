@@ -202,6 +202,14 @@ class Transformer(nn.Module):
         return (*states, self.ahead[0].init_cache(batch, length)) if self.ahead else states
 
     @property
+    def turn(self) -> int | None:
+        """Tokens beyond which a text is read otherwise, so that a cache of it is of no use."""
+        attentions = (getattr(block, "attention", None) for block in self.stack.period)
+        rotary = (getattr(attention, "rotary", None) for attention in attentions)
+        turns = (getattr(getattr(one, "scaling", None), "turn", None) for one in rotary)
+        return next((turn for turn in turns if turn is not None), None)
+
+    @property
     def continues(self) -> bool:
         """Whether it can continue a text."""
         return self.causal

@@ -2,6 +2,7 @@
 
 from lm_research.objectives.balanced import Balanced
 from lm_research.objectives.causal import Causal
+from lm_research.objectives.classify import Classify
 from lm_research.objectives.fill_in_the_middle import FillInTheMiddle
 from lm_research.objectives.masked import Masked
 from lm_research.objectives.multi_token import MultiToken
@@ -15,6 +16,7 @@ from lm_research.objectives.span_corruption import Denoisers, SpanCorruption
 __all__ = [
     "Balanced",
     "Causal",
+    "Classify",
     "Denoisers",
     "FillInTheMiddle",
     "Masked",

@@ -195,11 +195,13 @@ class Journal:
         if step < self.x.steps:
             print(f"stopped at step {step} of {self.x.steps}; the same command goes on from there")
         else:
-            continues = getattr(self.x.model, "continues", True)
-            generate = f"{command} generate --checkpoint={self.workdir} --prompt='...'   or: "
+            own = ""
+            if getattr(self.x.model, "classes", None):
+                own = f"{command} predict --checkpoint={self.workdir} --text='...'   or: "
+            elif getattr(self.x.model, "continues", True):
+                own = f"{command} generate --checkpoint={self.workdir} --prompt='...'   or: "
             print(
-                f"next: {generate if continues else ''}"
-                f"{command} evaluate --checkpoint={self.workdir}   "
+                f"next: {own}{command} evaluate --checkpoint={self.workdir}   "
                 "(the same train command resumes where it was stopped)"
             )
 

@@ -117,6 +117,13 @@ def prepare(given: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], An
             f"model.vocab is {vocab}, and the tokenizer has {data.tokenizer.vocab} tokens; "
             "give as many or more, or leave it out"
         )
+    if data.classes:
+        named = resolved["model"].setdefault("classes", list(data.classes))
+        if list(named) != list(data.classes):
+            raise UserError(
+                f"model.classes is {', '.join(named)}, and the data's classes are "
+                f"{', '.join(data.classes)}; leave it out, or give data.classes the same"
+            )
     check_samples(x, data.tokenizer)
     return resolved, data
 
@@ -163,12 +170,12 @@ def refuse_other(workdir: Path, stored: Mapping[str, Any], resolved: Mapping[str
     Args:
       workdir: the run's.
       stored: its config.
-      resolved: the config to go on with; its model may lack the vocabulary.
+      resolved: the config to go on with; its model may lack what the data says.
 
     Raises:
       UserError: says what differs.
     """
-    if lines := changed(stored, _with_vocab(resolved, stored)):
+    if lines := changed(stored, _completed_by(resolved, stored)):
         lines[LINES:] = [f"and {len(lines) - LINES} more"] if len(lines) > LINES else []
         raise UserError(
             f"{workdir} holds a run with another config ({'; '.join(lines)}); give a new "
@@ -227,10 +234,10 @@ def next_event(x: Experiment, step: int) -> int:
     return min(x.steps, *(step - step % n + n for n in every if n))
 
 
-def _with_vocab(resolved: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with the vocabulary that a stored one has, where it does not name its own."""
-    vocab = {key: v for key, v in stored.get("model", {}).items() if key == "vocab"}
-    return {**resolved, "model": {**vocab, **resolved["model"]}}
+def _completed_by(resolved: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with what data told the model of a stored one, where it does not say so itself."""
+    told = {key: v for key, v in stored.get("model", {}).items() if key in ("vocab", "classes")}
+    return {**resolved, "model": {**told, **resolved["model"]}}
 
 
 @contextlib.contextmanager

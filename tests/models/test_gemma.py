@@ -77,7 +77,7 @@ def test_the_published_config_is_understood_whole(tmp_path):
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention True"),
         ({"layer_types": ["chunked_attention"]}, "chunked_attention.*it takes sliding_attention"),
         ({"rope_parameters": {"sliding_attention": {"rope_type": "linear"}}}, "sliding_attention"),
-        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type 'dynamic'"),
+        ({"rope_scaling": {"rope_type": "fourier", "factor": 2.0}}, "rope_type 'fourier'"),
     ],
 )
 def test_what_we_do_not_compute_is_refused(tmp_path, changes, words):

@@ -84,10 +84,10 @@ def test_published_configs(tmp_path, given, sizes, count):
 @pytest.mark.parametrize(
     "given, changes, words",
     [
-        (PHI3, {"rope_scaling": {"type": "su"}}, "'su'; Phi3ForCausalLM takes default.*128k"),
-        (PHI3, {"rope_parameters": {"rope_type": "longrope"}}, "'longrope'"),
+        (PHI3, {"rope_scaling": {"type": "su"}}, "'longrope' lacks short_factor, long_factor"),
+        (PHI3, {"rope_scaling": {"type": "linear"}}, "'linear'; Phi3ForCausalLM takes default or"),
         (OLMO2, {"attention_bias": True}, "attention_bias True"),
-        (OLMO2, {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type 'dynamic'"),
+        (OLMO2, {"rope_scaling": {"type": "fourier", "factor": 2.0}}, "rope_type 'fourier'"),
     ],
 )
 def test_what_we_do_not_compute_is_refused(tmp_path, given, changes, words):

@@ -1,0 +1,157 @@
+"""What preparing data has in common: made once, found again, and never replaced under a run."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm_research import log
+from lm_research.data import shards
+from lm_research.data.permutation import permuted
+from lm_research.data.source import Source
+from lm_research.data.tokenizer import Tokenizer
+from lm_research.data.vocabulary import Pretrained, Trains
+from lm_research.errors import UserError
+
+PREPARED = "prepared.json"
+Part = tuple[Source, np.ndarray]  # a source, and places in it
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Data, ready to be read by index.
+
+    Attributes:
+      train: windows to learn from.
+      heldout: windows to be judged by.
+      tokenizer: what the ids mean.
+      facts: what the run should say of its data; `..._tokens` are those that one pass predicts.
+      classes: names of the classes that records belong to, by number; none of plain text.
+    """
+
+    train: Source
+    heldout: Source
+    tokenizer: Tokenizer
+    facts: dict[str, Any]
+    classes: tuple[str, ...] = ()
+
+
+def check_heldout(heldout: float | Source) -> None:
+    """Refuses a share that holds out nothing or everything.
+
+    Raises:
+      UserError: names it.
+    """
+    if isinstance(heldout, float | int) and not 0 < heldout < 1:
+        raise UserError(f"data.heldout is {heldout}; it takes a share between 0 and 1, or a source")
+
+
+def determined(source: Source, tokenizer: Trains, heldout: float | Source) -> dict[str, Any]:
+    """What prepared data hangs on; fingerprints of files stand for their texts."""
+    given = not isinstance(heldout, float | int)
+    sources = (source, heldout) if given else (source,)
+    prints = [getattr(one, "fingerprint", lambda: None)() for one in sources]
+    described = repr(tokenizer)
+    if isinstance(tokenizer, Pretrained):
+        described = tokenizer.train(()).hash
+    return {
+        "tokenizer": described,
+        "heldout": "given" if given else heldout,
+        "fingerprints": None if None in prints else prints,
+    }
+
+
+def preparation(path: Path) -> dict[str, Any]:
+    """What was written of prepared data; nothing where there is no such file, or a torn one."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def prepare_once(
+    directory: Path,
+    kept: bool,
+    determined: Callable[[], dict[str, Any]],
+    make: Callable[[], dict[str, Any]],
+) -> None:
+    """Makes data in a directory, unless an earlier call left there what would be made.
+
+    Args:
+      directory: of this data alone.
+      kept: a run lives by what is there, which is never replaced.
+      determined: what the data hangs on, `fingerprints` of its files among it.
+      make: writes it; returns what the run should say of it.
+
+    Raises:
+      UserError: the texts cannot be read, or are others than a run began with.
+    """
+    with shards.locked(directory):
+        path = directory / PREPARED
+        stored = preparation(path)
+        try:
+            asked = determined()
+        except (UserError, OSError) as error:
+            if not (kept and stored):
+                raise
+            log.fallback("a look at the texts of the run", "what was prepared of them", str(error))
+            return
+        # Sources that cannot say whether they changed are read again, but for a run's sake.
+        known = kept or asked["fingerprints"] is not None
+        # As JSON gives it back: a tuple is a list there.
+        if stored and known and json.loads(json.dumps(asked)) == stored["asked"]:
+            return
+        if kept and stored:
+            raise UserError(
+                f"{directory} was prepared from other texts or in another way; give a new "
+                "--workdir, or --config.resume=changed to go on with the new ones"
+            )
+        log.write_text(path, json.dumps({"asked": asked, "facts": make()}, indent=2) + "\n")
+
+
+def prepared_facts(directory: Path) -> dict[str, Any]:
+    """What `prepare_once` wrote of the data in a directory.
+
+    Raises:
+      UserError: there is nothing.
+    """
+    if not (stored := preparation(Path(directory) / PREPARED)):
+        raise UserError(f"{directory} holds no prepared data")
+    return stored["facts"]
+
+
+def held_out(source: Source, heldout: float | Source) -> dict[str, Part]:
+    """The parts `train` and `heldout`: of a share, the same random records every time.
+
+    Raises:
+      UserError: there are too few records.
+    """
+    count = len(source)
+    if not isinstance(heldout, float | int):
+        return {"train": (source, np.arange(count)), "heldout": (heldout, np.arange(len(heldout)))}
+    if count < 2:
+        raise UserError("the data source has one record; it takes two or more, to hold one out")
+    order = permuted(np.arange(count), count, seed=0)
+    taken = min(max(1, round(heldout * count)), count - 1)
+    return {
+        "train": (source, np.sort(order[taken:])),
+        "heldout": (source, np.sort(order[:taken])),
+    }
+
+
+def texts(part: Part, name: str) -> Iterator[str]:
+    """The texts that the records of a part have under a name.
+
+    Raises:
+      UserError: one has none.
+    """
+    source, places = part
+    for place in places.tolist():
+        text = source[place].get(name)
+        if not isinstance(text, str):
+            has = ", ".join(map(repr, source[place])) or "nothing"
+            raise UserError(f"record {place} of the data source has no text {name!r}; it has {has}")
+        yield text

@@ -1,0 +1,162 @@
+"""`Table`: records from the rows of TSV, CSV and JSON lines files."""
+
+import csv
+import dataclasses
+import functools
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from lm_research.data.source import within
+from lm_research.data.text import whole_text
+from lm_research.errors import UserError
+
+SUFFIXES = (".tsv", ".csv", ".jsonl", ".txt")
+MARK = "__label__"  # how fastText's files write a label
+_COLUMNS = {"text": "text", "label": "label"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Records of texts, one of each row, held in memory once one is asked for.
+
+    Attributes:
+      paths: .tsv files, which know no quotes; .csv files, which do; .jsonl files of objects; and
+        .txt files as fastText's are, `__label__CLASS TEXT` a line. All may end in .gz.
+      columns: what a record has, and the column that it is in: its name in the first row, or of
+        JSON; or, where files have no such row, its number from 0 on.
+    """
+
+    paths: str | tuple[str, ...]
+    columns: Mapping[str, str | int] = dataclasses.field(default_factory=lambda: dict(_COLUMNS))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        return dict(zip(self.columns, self._records[within(index, len(self))]))
+
+    def where(self, index: int) -> str:
+        """The file and the line that a record is from."""
+        return self._places[index]
+
+    @functools.cached_property
+    def files(self) -> tuple[Path, ...]:
+        """Every file, in order.
+
+        Raises:
+          UserError: one is missing, or of a kind that is not read.
+        """
+        names = self.paths.split(",") if isinstance(self.paths, str) else self.paths
+        files = tuple(Path(name.strip()) for name in names if name.strip())
+        if not files:
+            raise UserError("no path of a table was given (paths is empty)")
+        for file in files:
+            if not file.name.removesuffix(".gz").endswith(SUFFIXES):
+                raise UserError(f"{file} is no table that is read; it takes {', '.join(SUFFIXES)}")
+            if not file.is_file():
+                raise UserError(f"there is no file {file}")
+        return files
+
+    def fingerprint(self) -> str:
+        """Changes when a file does: of names, sizes and times of writing."""
+        stats = [(str(file.resolve()), file.stat()) for file in self.files]
+        described = [dict(self.columns), *((p, s.st_size, s.st_mtime_ns) for p, s in stats)]
+        return json.dumps(described, sort_keys=True)
+
+    def __reduce__(self):
+        return Table, (self.paths, self.columns)
+
+    @functools.cached_property
+    def _read(self) -> tuple[list[str], list[tuple[str, ...]]]:
+        places, records = [], []
+        for file in self.files:
+            for line, record in _rows(file, self.columns):
+                places.append(f"{file}:{line}")
+                records.append(record)
+        if not records:
+            raise UserError(f"{self.files[0]} holds no records")
+        return places, records
+
+    @property
+    def _places(self) -> list[str]:
+        return self._read[0]
+
+    @property
+    def _records(self) -> list[tuple[str, ...]]:
+        return self._read[1]
+
+
+def _rows(file: Path, columns: Mapping[str, str | int]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Line numbers, and what the columns hold there."""
+    text, name = whole_text(file), file.name.removesuffix(".gz")
+    if name.endswith(".jsonl"):
+        return _objects(file, text, columns)
+    if name.endswith(".txt"):
+        return _marked(file, text, columns)
+    return _cells(file, text, columns, "," if name.endswith(".csv") else "\t")
+
+
+def _cells(file: Path, text: str, columns: Mapping[str, str | int], comma: str):
+    quoting = csv.QUOTE_MINIMAL if comma == "," else csv.QUOTE_NONE
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=comma, quoting=quoting)
+    numbered = all(isinstance(column, int) for column in columns.values())
+    places = list(columns.values())
+    try:
+        if not numbered:
+            heads = next(rows, [])
+            places = [_place(file, column, heads) for column in places]
+        for row in rows:
+            if not row:
+                continue
+            if len(row) <= max(places):
+                raise UserError(
+                    f"{file}:{rows.line_num} has {len(row)} columns; it takes {max(places) + 1}"
+                )
+            yield rows.line_num, tuple(row[place] for place in places)
+    except csv.Error as error:
+        raise UserError(f"{file}:{rows.line_num} is no row of a table: {error}") from None
+
+
+def _place(file: Path, column: str | int, heads: list[str]) -> int:
+    if isinstance(column, int):
+        return column
+    if column not in heads:
+        raise UserError(f"{file} has no column {column!r}; it has {', '.join(map(repr, heads))}")
+    return heads.index(column)
+
+
+def _objects(file: Path, text: str, columns: Mapping[str, str | int]):
+    # Not splitlines: a JSON string may hold the other characters that end lines.
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{file}:{number} is not JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise UserError(f"{file}:{number} is no JSON object: {line.strip()[:60]}")
+        found = [record.get(column) for column in columns.values()]
+        for column, value in zip(columns.values(), found):
+            if not isinstance(value, str | int | float):
+                has = ", ".join(map(repr, record)) or "nothing"
+                what = "is no text" if column in record else "is missing"
+                raise UserError(f"{file}:{number}: the field {column!r} {what}; it has {has}")
+        yield number, tuple(map(str, found))
+
+
+def _marked(file: Path, text: str, columns: Mapping[str, str | int]):
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        label, _, rest = line.strip().partition(" ")
+        if not label.startswith(MARK) or rest.startswith(MARK):
+            raise UserError(
+                f"{file}:{number} is {line[:60]!r}; it takes one {MARK}CLASS and a text"
+            )
+        found = {"label": label.removeprefix(MARK), "text": rest}
+        if lacking := [name for name in columns if name not in found]:
+            raise UserError(f"{file} has label and text alone, and no {lacking[0]!r}")
+        yield number, tuple(found[name] for name in columns)
