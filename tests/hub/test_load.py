@@ -120,7 +120,7 @@ def test_what_is_missing_misshapen_and_unknown_is_listed_in_a_line(made):
         ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM; it takes .*GPT2LMHeadModel, "),
         ({"architectures": None, "model_type": "mamba"}, "model_type 'mamba'; it takes .*GPT2LM"),
         ({"hidden_act": "xielu"}, "activation 'xielu'; it takes gelu_new"),
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}, "'dynamic'; .* or yarn"),
+        ({"rope_parameters": {"rope_type": "ntk", "factor": 4.0}}, "'ntk'; .* or yarn"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4, "new": 1}}, "yarn.*'new': 1"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear"}}, "'linear' lacks factor"),
         ({"attention_bias": True}, "attention_bias True; Qwen3ForCausalLM takes False"),
