@@ -8,7 +8,8 @@
     python -m lm_research convert --source=runs/sentiment --target=vectors
 
 Tables are .tsv, .csv or .jsonl with a text and a label in columns that the knobs name (or number,
-where files do not name them), or .txt as fastText's own. Without a knob `heldout`, a tenth of the texts is held out.
+where files do not name them), or .txt as fastText's own. Without a knob `heldout`, a tenth of the
+texts is held out.
 """
 
 from ml_collections import ConfigDict
