@@ -27,7 +27,7 @@ SECONDS = 300  # on two cores
 LOSSES = ("cross_entropy", "masked_loss", "loss")  # of the targets alone, the first that there is
 RUNS = {  # the config of each, and the part of the unigram entropy that is the bar
     "causal": (f"pretrain.py:family=llama,objective=causal,steps=600,{TINY}", 0.8),
-    "masked": (f"{BERT},steps=3000", 0.9),
+    "masked": (f"{BERT},layers=4,steps=2800", 0.9),
     "permutation": (f"pretrain.py:family=xlnet,objective=permutation,steps=1500,{TINY}", 0.9),
     "span corruption": (f"pretrain.py:family=t5,objective=spans,steps=900,{TINY}", 0.8),
     "prefix": (f"pretrain.py:family=llama,objective=prefix,steps=600,{TINY}", 0.8),

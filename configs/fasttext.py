@@ -36,6 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
         peak=0.01,
         dropout=0.0,
         decay=0.0,
+        epsilon=1e-8,
         lowercase=True,
     )
     column = lambda name: int(name) if name.isdigit() else name
@@ -73,6 +74,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 warmup=0,
                 shape="linear",
                 decay=knob.decay,
+                epsilon=knob.epsilon,
                 b2=0.999,
                 clip=None,
             ),
