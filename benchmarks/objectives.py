@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 TINY = "width=128,layers=4,heads=2,vocab=2048,length=128,batch=32,peak=2e-3"
 BERT = (
     "bert.py:source=text,size=tiny,heads=4,vocab=2048,length=64,batch=64,dropout=0.0,peak=1.5e-3,"
-    "steps=3600"
+    "steps=2400"
 )
 SECONDS = 300  # on two cores
 LOSSES = ("cross_entropy", "masked_loss", "loss")  # of the targets alone, the first that there is
