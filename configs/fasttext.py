@@ -7,8 +7,9 @@
     python -m lm_research predict --checkpoint=runs/sentiment --input=new.txt --output=new.jsonl
     python -m lm_research convert --source=runs/sentiment --target=vectors
 
-Tables are .tsv, .csv or .jsonl with a text and a label in columns that the knobs name, or .txt as
-fastText's own. Without a knob `heldout`, a tenth of the texts is held out.
+Tables are .tsv, .csv or .jsonl with a text and a label in columns that the knobs name (or number,
+where files do not name them), or .txt as fastText's own. Without a knob `heldout`, a tenth of the
+texts is held out.
 """
 
 from ml_collections import ConfigDict
@@ -35,9 +36,11 @@ def get_config(arg: str = "") -> ConfigDict:
         peak=0.01,
         dropout=0.0,
         decay=0.0,
+        epsilon=1e-8,
         lowercase=True,
     )
-    columns = dict(text=knob.text, label=knob.label)
+    column = lambda name: int(name) if name.isdigit() else name
+    columns = dict(text=column(knob.text), label=column(knob.label))
     heldout = dict(kind="Table", paths=knob.heldout, columns=columns) if knob.heldout else 0.1
     characters = (knob.least, knob.most) if knob.least else None
     return ConfigDict(
@@ -71,6 +74,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 warmup=0,
                 shape="linear",
                 decay=knob.decay,
+                epsilon=knob.epsilon,
                 b2=0.999,
                 clip=None,
             ),

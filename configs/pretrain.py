@@ -22,10 +22,15 @@ from lm_research.models import (
     electra,
     gemma,
     gpt2,
+    gpt_neox,
     llama,
     mamba2,
     mixtral,
+    modernbert,
+    olmo2,
+    opt,
     original,
+    phi3,
     roberta,
     t5,
     xlnet,
@@ -45,10 +50,15 @@ FAMILIES = {  # kind, sizes, what a size's numbers are, and the objective that i
     ),
     "gemma": ("Gemma", gemma.SIZES, (), "causal"),
     "gpt2": ("GPT2", gpt2.SIZES, FIELDS, "causal"),
+    "gpt_neox": ("GPTNeoX", gpt_neox.SIZES, (), "causal"),
     "llama": ("Llama", llama.SIZES, (), "causal"),
     "mamba2": ("Mamba2", mamba2.SIZES, ("width", "layers"), "causal"),
     "mixtral": ("Mixtral", mixtral.SIZES, (), "causal"),
+    "modernbert": ("ModernBERT", modernbert.SIZES, (*FIELDS, "hidden"), "masked"),
+    "olmo2": ("OLMo2", olmo2.SIZES, (), "causal"),
+    "opt": ("OPT", opt.SIZES, (), "causal"),
     "original": ("OriginalTransformer", original.SIZES, (*FIELDS, "hidden", "dropout"), "spans"),
+    "phi3": ("Phi3", phi3.SIZES, (), "causal"),
     "roberta": ("RoBERTa", roberta.SIZES, FIELDS, "masked"),
     "t5": ("T5", t5.SIZES, (*FIELDS, "head", "hidden"), "spans"),
     "xlnet": ("XLNet", xlnet.SIZES, FIELDS, "permutation"),
@@ -65,7 +75,8 @@ OBJECTIVES = {
     "multi": "MultiToken",
 }
 OBJECTIVES = {name: kind for name, kind in OBJECTIVES.items() if kind in objectives.__all__}
-LEARNED = ("albert", "bart", "bert", "distilbert", "electra", "gpt2", "roberta")  # have a context
+# Those of learned positions, which have a context.
+LEARNED = ("albert", "bart", "bert", "distilbert", "electra", "gpt2", "opt", "roberta")
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -99,7 +110,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if "width" in chosen:  # what a size derives from its own width would not fit
         fields = {name: fields[name] for name in FIELDS if name in fields}
     if knob.family in LEARNED:
-        fields["context"] = max(512, knob.length)
+        fields["context"] = max(fields.get("context", 512), knob.length)
     return ConfigDict(
         dict(
             model=dict(kind=kind, vocab=placeholder(int), **{**fields, **chosen}, dtype=knob.dtype),

@@ -1,6 +1,7 @@
 """Every file in configs/, shrunk by its knobs and fields, trains, resumes, and is of use."""
 
 import os
+import runpy
 import signal
 from pathlib import Path
 
@@ -64,6 +65,7 @@ FIELDS = {"log.tensorboard": False, "log.samples.every": 0, "data.source.paths":
 DECODERS = [
     size for family in (gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3) for size in family.SIZES
 ]
+PRETRAINED = runpy.run_path(str(CONFIGS / "pretrain.py"))["FAMILIES"]
 
 
 def shrunk(name, directory):
@@ -129,6 +131,7 @@ def test_trains_resumes_and_generates_scores_or_classifies(name, tmp_path, monke
     + ["bert.py:family=distilbert,unit=word"]
     + [f"bert.py:family=modernbert,size={size},length=1024" for size in ("base", "large")]
     + [f"electra.py:size={size}" for size in ("small", "base", "large")]
+    + [f"pretrain.py:family={family}" for family in PRETRAINED]
     + [f"t5.py:size={size}" for size in t5.SIZES]
     + [f"t5.py:version=1.0,size={size},objective=denoisers" for size in t5.FIRST_SIZES]
     + ["t5.py:objective=seq2seq,length=128"]

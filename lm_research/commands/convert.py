@@ -21,7 +21,7 @@ def define() -> None:
 
 def run(values: flags.FlagValues) -> None:
     """Writes --target and prints what it holds."""
-    from lm_research import mesh, tree
+    from lm_research import log, mesh, tree
     from lm_research.errors import UserError
     from lm_research.hub.save import save
     from lm_research.hub.vectors import FILE, save_vectors
@@ -50,6 +50,9 @@ def run(values: flags.FlagValues) -> None:
             restore.save_run(target, loaded)
             tensors = len(tree.named_leaves(loaded.params))
         else:
+            if loaded.prefix:
+                asked = "prompts whose tokens see each other, as the model was trained"
+                log.fallback(asked, "a causal model", "transformers has no word for it")
             tensors = save(
                 target,
                 loaded.section,

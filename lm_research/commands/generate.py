@@ -66,6 +66,7 @@ def run(values: flags.FlagValues) -> None:
             seed=values.seed,
             eos=loaded.eos,
             samples=values.samples,
+            prefix=loaded.prefix,
             stream=printer and printer.show,
         )
     if printer is not None:

@@ -25,6 +25,7 @@ INERT = (
     *("transformers_version", "use_cache"),
 )
 CONTEXT = "max_position_embeddings"
+STRIP = 1 << 22  # entries of a tensor that are read at once
 # Options of any config.json that change it.
 FIXED = {"quantization_config": None, "pruned_heads": None, "is_encoder_decoder": None}
 
@@ -128,7 +129,11 @@ def load(directory: str | Path, model: nn.Module) -> Any:
         # Waiting keeps the host from reading ahead of the copies to its devices.
         return jax.block_until_ready(jax.make_array_from_callback(shape, place, at))
 
-    return tree.map_named(placed, boxed, mesh.shardings(boxed))
+    boxes, places = tree.named_leaves(boxed), tree.named_leaves(mesh.shardings(boxed))
+    # The largest first: while one is copied to its devices it takes its memory twice.
+    order = sorted(boxes, key=lambda path: -boxes[path].value.size)
+    params = {path: placed(path, boxes[path], places[path]) for path in order}
+    return tree.map_named(lambda path, _: params[path], boxed)
 
 
 def _read(
@@ -137,13 +142,18 @@ def _read(
     """`index` of a parameter, put together from its pieces: a layer each, or an expert of it."""
     result = np.empty([cut.stop - cut.start for cut in index], np.float32)
     depth = len(pieces[0][1].index)
+    inner = index[depth:]
     for name, part in pieces:
         place = tuple(i - cut.start for i, cut in zip(part.index, index))
-        if all(0 <= i < cut.stop - cut.start for i, cut in zip(place, index)):
-            read = lambda cut, name=name: stored.read(name, cut)
-            result[place] = part.read(read, index[depth:])
-            if not np.isfinite(result[place]).all():
+        if not all(0 <= i < cut.stop - cut.start for i, cut in zip(place, index)):
+            continue
+        read = lambda cut, name=name: stored.read(name, cut)
+        for strip in part.strips(inner, STRIP):
+            values = part.read(read, strip)
+            if not np.isfinite(values).all():
                 raise UserError(f"{name} in {stored.directory} has NaN or infinity in it")
+            within = [slice(a.start - b.start, a.stop - b.start) for a, b in zip(strip, inner)]
+            result[(*place, *within)] = values
     return result
 
 

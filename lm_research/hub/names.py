@@ -101,6 +101,20 @@ class Part:
         outers = {group[0] for group in self.groups if group}
         return array[tuple(slice(None) if x in outers else wanted[x] for x in self.letters)]
 
+    def strips(self, index: Sequence[slice], limit: int) -> Iterator[list[slice]]:
+        """`index` in parts of about `limit` entries, each of which is whole rows of the tensor."""
+        letter = next(iter(self.groups), "")[:1]
+        if not letter:
+            yield list(index)
+            return
+        axis = self.letters.index(letter)
+        rows = index[axis]
+        size = math.prod(cut.stop - cut.start for cut in index) // max(1, rows.stop - rows.start)
+        step = max(1, limit // max(1, size))
+        for start in range(rows.start, rows.stop, step):
+            strip = slice(start, min(start + step, rows.stop))
+            yield [*index[:axis], strip, *index[axis + 1 :]]
+
     def _unfolded(self, read, cut: Sequence[slice]) -> np.ndarray:
         """`cut` of the tensor with `axis` taken apart from the one before it."""
         if self.within is None:

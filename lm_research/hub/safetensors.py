@@ -21,7 +21,10 @@ FLOATS = ("F32", "F16", "BF16")  # those that float32 holds exactly
 
 
 class Stored:
-    """The tensors in a directory; opening it reads their names only.
+    """The tensors in a directory; opening it reads their names and shapes only.
+
+    A file is mapped only while something is read from it: mapped pages that were read count as this
+    process's memory, and all weights would be in it twice.
 
     Raises:
       UserError: there are none, a file is damaged, or one that the index names is absent.
@@ -29,34 +32,41 @@ class Stored:
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self._handles = {}  # by tensor
+        self._tensors: dict[str, tuple[Path, tuple[int, ...], str]] = {}
         for path, names in _files(directory).items():
-            try:
-                handle = safe_open(path, framework="numpy")
-            except (SafetensorError, OSError) as error:
-                raise UserError(f"{path} is damaged: {_line(error)}; fetch it again") from error
-            held = set(handle.keys())
-            lacking = sorted((names or held) - held)
-            if lacking:
-                raise UserError(f"{path} lacks {listed(lacking)}, which {INDEX} says it holds")
-            self._handles |= dict.fromkeys(names or held, handle)
+            with _mapped(path) as file:
+                held = set(file.keys())
+                lacking = sorted((names or held) - held)
+                if lacking:
+                    raise UserError(f"{path} lacks {listed(lacking)}, which {INDEX} says it holds")
+                for name in names or held:
+                    tensor = file.get_slice(name)
+                    self._tensors[name] = path, tuple(tensor.get_shape()), tensor.get_dtype()
 
     @property
     def names(self) -> set[str]:
         """Of every tensor."""
-        return set(self._handles)
+        return set(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of one tensor."""
-        return tuple(self._handles[name].get_slice(name).get_shape())
+        return self._tensors[name][1]
 
     def dtype(self, name: str) -> str:
         """Of one tensor, as safetensors calls it: F32, BF16."""
-        return self._handles[name].get_slice(name).get_dtype()
+        return self._tensors[name][2]
 
     def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
         """Slices of one tensor, as float32: exact for every dtype in `FLOATS`."""
-        return self._handles[name].get_slice(name)[index].astype(np.float32, copy=False)
+        with _mapped(self._tensors[name][0]) as file:
+            return file.get_slice(name)[index].astype(np.float32, copy=False)
+
+
+def _mapped(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged: {_line(error)}; fetch it again") from error
 
 
 def _files(directory: Path) -> dict[Path, set[str] | None]:

@@ -1,6 +1,7 @@
 """Where two implementations of a model part: the first layer and tensor whose output differs."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -26,8 +27,8 @@ class Point:
 
     Attributes:
       theirs: the torch module that gives it.
-      ours: the path of our module.
-      layer: which, or None outside of layers.
+      ours: the path of our module, or of those whose results are theirs together.
+      layer: which, or None outside of layers; of those that share parameters, their group.
       difference: as a part of the largest entry.
     """
 
@@ -64,31 +65,32 @@ def points(
     """Every activation that both models have, in the reference's order of computing.
 
     They are found by the family's table: the module that owns a tensor, and ours that owns its
-    parameters, give the same; so do whole layers and what goes into the first.
+    parameters, give the same; so do whole layers, and what goes into the first of each stack.
     """
     ours = _activations(model, params, case, reference.positions)
     tensors = {  # of several, the first counts: a weight stands before its bias
         owner: tensor for name, tensor in reversed(layout.items()) if (owner := _owner(name))
     }
     layers = {
-        match[1]: (parent, _row(tensor.parts[0]))
+        match[1]: (parent, tensor.parts[0].index)
         for name, tensor in layout.items()
-        if (match := re.match(r"(.*?\.\d+)\.", name)) and (parent := _parent(tensor, ours))
+        if (match := re.match(r"(.*?\.\d+)\.", name)) and (parent := _parent(tensor.parts[0], ours))
     }
-    first = [name for name, (_, layer) in layers.items() if layer == 0][:1]
+    first = [name for name in layers if name.endswith(".0")]
     found, calls = [], {}
     for name, theirs in reference.activations(case, [*tensors, *layers], first):
         call = calls[name] = calls.get(name, -1) + 1
         if name == "logits":
             path, value = name, ours[name]
         elif name.endswith(" input"):
-            path, value = "embedded", ours.get("embedded")
+            path = _embedded(layers[name.removesuffix(" input")][0], ours)
+            value = ours[path] if path and call == 0 else None  # shared layers are called again
         elif name in layers:
-            parent, layer = layers[name]
+            parent, index = layers[name]
             path = f"{parent}/residual"
-            value = _call(np.asarray(ours[path]), layer, call, 3)
+            value = _layer(ours[path], parent, (*index, call), ours)
         else:
-            path = "/".join(tensors[name].parts[0].ours.split("/")[:-1])
+            path = " + ".join(dict.fromkeys(map(_module, tensors[name].parts)))
             value = _output(tensors[name], ours, call)
         if value is not None and (pair := _aligned(case, value, theirs)):
             number = re.search(r"\.(\d+)(\.|$)", name)
@@ -120,23 +122,7 @@ def difference(ours: Any, theirs: Any, floor: float = 0.0) -> float:
 def _activations(model: nn.Module, params: Any, case: Case, positions: bool) -> dict[str, Any]:
     """Ours by path: what modules with parameters give, and taps; stacked over layers."""
     tokens, keywords = case.given(positions)
-    owns = lambda module, method: (
-        method == "__call__"
-        and any(module.has_variable("params", name) for name in ("kernel", "scale", "table"))
-    )
-
-    @jax.jit
-    def call(params):
-        output, state = model.apply(
-            {"params": params},
-            tokens,
-            **keywords,
-            capture_intermediates=owns,
-            mutable=["intermediates", "taps"],
-        )
-        return headed(output).logits, state
-
-    logits, state = call(params)
+    logits, state = _called(model, params, tokens, keywords)
     made = {
         path.removesuffix("/0").removesuffix("/__call__"): value
         for path, value in tree.named_leaves(state.get("intermediates", {})).items()
@@ -144,9 +130,20 @@ def _activations(model: nn.Module, params: Any, case: Case, positions: bool) -> 
     return {**made, **tree.named_leaves(state.get("taps", {})), "logits": logits}
 
 
-def _row(part: Part) -> int | None:
-    """Of the part's layer in what is stacked."""
-    return part.index[0] if part.index else None
+@functools.partial(jax.jit, static_argnums=0)
+def _called(model: nn.Module, params: Any, tokens: jax.Array, keywords: dict[str, Any]) -> Any:
+    owns = lambda module, method: (
+        method == "__call__"
+        and any(module.has_variable("params", name) for name in ("kernel", "scale", "table"))
+    )
+    output, state = model.apply(
+        {"params": params},
+        tokens,
+        **keywords,
+        capture_intermediates=owns,
+        mutable=["intermediates", "taps"],
+    )
+    return headed(output).logits, state
 
 
 def _owner(tensor: str) -> str | None:
@@ -155,53 +152,54 @@ def _owner(tensor: str) -> str | None:
     return owner if name in ("weight", "bias") else None
 
 
-def _parent(tensor: Tensor, ours: Mapping[str, Any]) -> str | None:
-    """The path of the block that a tensor's parameters are in."""
-    path = tensor.parts[0].ours
-    return next(
-        (
-            tap.removesuffix("/residual")
-            for tap in ours
-            if tap.endswith("/residual") and path.startswith(tap.removesuffix("residual"))
-        ),
-        None,
-    )
+def _module(part: Part) -> str:
+    """The path of our module that has a parameter."""
+    return part.ours.rpartition("/")[0]
 
 
-def _call(value: np.ndarray, layer: int | None, call: int, axes: int) -> np.ndarray:
-    """One layer's of what is stacked over layers; of layers that share parameters, one call's."""
-    if layer is None:
-        return value[call] if value.ndim > axes else value
-    return value[layer]
+def _parent(part: Part, ours: Mapping[str, Any]) -> str | None:
+    """The path of the block that a parameter is in."""
+    within = lambda tap: tap.endswith("/residual") and part.ours.startswith(tap[: -len("residual")])
+    tap = next(filter(within, ours), None)
+    return tap and tap.removesuffix("/residual")
+
+
+def _embedded(parent: str, ours: Mapping[str, Any]) -> str | None:
+    """The path of what goes into the stack that a block is in."""
+    within = lambda tap: tap.endswith("embedded") and parent.startswith(tap[: -len("embedded")])
+    return next(filter(within, ours), None)
+
+
+def _layer(
+    value: Any, parent: str | None, index: tuple[int, ...], ours: Mapping[str, Any]
+) -> np.ndarray:
+    """One layer's of what is stacked over layers, and over calls where they share parameters."""
+    stacked = ours[f"{parent}/residual"].ndim - 3 if parent else 0  # axes before [B, T, D]
+    return np.asarray(value)[index[:stacked]]
 
 
 def _output(tensor: Tensor, ours: Mapping[str, Any], call: int) -> np.ndarray | None:
     """What their module gives, made of the outputs of ours that hold its parameters."""
     pieces = []
     for part in tensor.parts:
-        value = ours.get("/".join(part.ours.split("/")[:-1]))
+        value = ours.get(_module(part))
         if value is None:
             return None
-        value = np.asarray(value)
-        # What a product keeps are its kernel's last axes.
-        kept = next((n for n in range(len(part.shape)) if _ends(value, part.shape[n:])), None)
-        if kept is None:
-            return None
-        value = _call(value, _row(part), call, 2 + len(part.shape) - kept)
-        if value.ndim != 2 + len(part.shape) - kept:
+        value = _layer(value, _parent(part, ours), (*part.index, call), ours)
+        # What a product keeps, behind B and T, are its kernel's last axes.
+        kept = max(0, len(part.shape) + 2 - value.ndim)
+        if value.ndim < 3 or value.shape[kept - len(part.shape) :] != part.shape[kept:]:
             return None
         letters = part.letters[kept:]
         groups = ("T", *(group for group in part.groups if set(group) <= set(letters)))
-        flat = value.reshape(-1, *value.shape[2:])
+        flat = value.reshape(-1, *part.shape[kept:])  # tokens; and heads, where a norm is of each
         as_tensor = dataclasses.replace(
             part, letters=f"T{letters}", shape=flat.shape, groups=groups
         )
-        pieces.append(as_tensor.theirs(flat).reshape(*value.shape[:2], -1))
-    return np.concatenate(pieces, -1)
-
-
-def _ends(value: np.ndarray, shape: tuple[int, ...]) -> bool:
-    return value.ndim >= 2 + len(shape) and value.shape[-len(shape) :] == shape
+        pieces.append(as_tensor.theirs(flat))
+    # Joined where the tensor is: behind one another, or head by head.
+    axis = 1 if part.axis is None else groups.index(part.groups[part.axis])
+    return np.concatenate(pieces, axis).reshape(*value.shape[:2], -1)
 
 
 def _aligned(case: Case, ours: Any, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -210,15 +208,18 @@ def _aligned(case: Case, ours: Any, theirs: np.ndarray) -> tuple[np.ndarray, np.
     if theirs.shape[:2] == rows[::-1] and rows[0] != rows[1]:
         theirs = np.swapaxes(theirs, 0, 1)
     if theirs.shape[:2] == rows:
-        shown, theirs = case.flat, theirs[case.present == 1]
+        present = case.present == 1
     elif case.source is not None and theirs.shape[:2] == case.source.shape:
-        theirs = theirs[case.source_present == 1]
-        shown = lambda value: value[case.source_present == 1]
+        present = case.source_present == 1
     else:
         return None
-    if not case.packed and ours.shape[:2] not in (rows, getattr(case.source, "shape", rows)):
+    theirs = theirs[present]
+    if case.packed and ours.shape[:2] == (1, len(theirs)):
+        ours = ours[0]
+    elif ours.shape[:2] == present.shape:
+        ours = ours[present]
+    else:
         return None
-    ours = shown(ours)
-    if len(ours) != len(theirs) or ours.size != theirs.size:
+    if ours.size != theirs.size:
         return None
     return ours.reshape(len(ours), -1), theirs.reshape(len(theirs), -1)

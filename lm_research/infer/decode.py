@@ -77,6 +77,7 @@ def generate(
     seed: int = 0,
     eos: Sequence[int] = (),
     samples: int = 1,
+    prefix: bool = False,
     stream: Stream | None = None,
 ) -> list[Result]:
     """Continuations of the prompts: `samples` of the first one, then of the second, ...
@@ -95,6 +96,8 @@ def generate(
       seed: of the draws.
       eos: tokens any of which ends a text.
       samples: continuations of each prompt.
+      prefix: whether all tokens of a prompt see each other, as where a decoder was trained with
+        `Prefix`.
       stream: called with (request, sample, new tokens) as tokens come.
 
     Raises:
@@ -109,9 +112,8 @@ def generate(
     results = []
     for start in range(0, len(rows), ROWS):
         batch = rows[start : start + ROWS]
-        pieces = _decoded(
-            decoder, weights, prompts, batch, sampler, length, (seed, eos), stream is not None
-        )
+        given = decoder, weights, prompts, batch, sampler, length, (seed, eos), prefix
+        pieces = _decoded(*given, stream is not None)
         results += _collected(batch, pieces, eos, stream)
     return sorted(results, key=lambda result: (result.request, result.sample))
 
@@ -182,7 +184,7 @@ def _collected(rows, pieces: Iterator, eos: Sequence[int], stream) -> list[Resul
 
 
 def _decoded(
-    decoder, weights, prompts, rows, sampler, length, ends, streamed
+    decoder, weights, prompts, rows, sampler, length, ends, prefix, streamed
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields new tokens and their log-probabilities, [B, n] each, until all rows are done."""
     (seed, eos), each = ends, STREAMED if streamed else DISPATCH
@@ -197,7 +199,8 @@ def _decoded(
     request, sample = np.resize(np.array(rows, np.int32), (B, 2)).T
     draw = Draw(np.uint32(seed), np.array(eos, np.int32), request, sample)
     S = padded_length((1 if isinstance(decoder, EncoderDecoder) else T) + length)
-    state, scores = _prefilled(decoder, sampler, S, weights, draw, tokens, lengths, done)
+    given = weights, draw, tokens, lengths, done
+    state, scores = _prefilled(decoder, sampler, S, prefix, *given)
     yield np.asarray(state.token)[:, None], np.asarray(scores)[:, None]
     length -= 1
     while length and not np.asarray(state.done).all():
@@ -207,12 +210,15 @@ def _decoded(
         length -= count
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _prefilled(decoder, sampler, S, weights, draw, tokens, lengths, done) -> tuple[State, Array]:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _prefilled(
+    decoder, sampler, S, prefix, weights, draw, tokens, lengths, done
+) -> tuple[State, Array]:
     """Reads the prompts [B, T] and draws a token after each."""
     B, T = tokens.shape
     slot = jnp.arange(T) - (T - lengths[:, None])
-    position, source = jnp.where(slot >= 0, slot, EMPTY), {}
+    position = jnp.where(slot >= 0, slot, EMPTY)
+    source = {"mask": Mask(prefix=lengths)} if prefix else {}
     if isinstance(decoder, EncoderDecoder):
         present = (slot >= 0).astype(jnp.int32)
         source = {"source": tokens, "source_mask": Mask(segments=(present, present))}

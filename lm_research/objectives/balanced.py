@@ -61,6 +61,11 @@ class Balanced:
         return self.objective.likelihood
 
     @property
+    def prefix(self) -> bool:
+        """Whether texts are to be continued from a prefix."""
+        return getattr(self.objective, "prefix", False)
+
+    @property
     def indivisible(self) -> str:
         """Why a batch cannot be cut into microbatches; empty where it can."""
         return "" if self.over == "sequence" else "the load balance is taken over the whole batch"

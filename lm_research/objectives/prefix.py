@@ -19,9 +19,11 @@ class Prefix(Causal):
     Attributes:
       length, z_loss, smoothing, chunk: as in `Causal`.
       likelihood: the loss says nothing of the prefix.
+      prefix: texts are to be continued from a prefix, as they are learned.
     """
 
     likelihood: ClassVar[bool] = False
+    prefix: ClassVar[bool] = True
 
     def example(
         self, record: dict[str, np.ndarray], rng: np.random.Generator

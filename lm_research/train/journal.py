@@ -161,6 +161,7 @@ class Journal:
             length=settings.length,
             seed=self.x.seed,
             eos=() if tokenizer.eos is None else (tokenizer.eos,),
+            prefix=getattr(self.x.objective, "prefix", False),
         )
         self.read_at = time.monotonic()
         if not self.tells:

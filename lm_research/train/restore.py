@@ -34,6 +34,7 @@ class Loaded:
       eos: tokens that end a text.
       context: tokens that it was made to read at once, where that is known; its positions may allow
         more.
+      prefix: whether it was trained to continue texts from a prefix, whose tokens see each other.
       step: how long it was trained, where that is known.
     """
 
@@ -43,6 +44,7 @@ class Loaded:
     section: dict[str, Any]
     eos: tuple[int, ...] = ()
     context: int | None = None
+    prefix: bool = False
     step: int | None = None
 
 
@@ -110,11 +112,14 @@ def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:
     stored = stored_config(path)
     if "weights" in stored:
         params, meta = _trained(path, {**stored, "model": described})
-        context = config.build(stored["objective"], CONTENTS, "objective").length
+        objective = config.build(stored["objective"], CONTENTS, "objective")
+        context, prefix = objective.length, getattr(objective, "prefix", False)
     else:  # `save_run` wrote it
         params, meta = checkpoint.load_params(path / "checkpoints", _places(model))
         eos, context = tuple(stored.get("eos", eos)), stored.get("context")
-    return loaded(params=params, eos=eos, context=context, step=int(meta["step"]))
+        prefix = stored.get("prefix", False)
+    told = dict(eos=eos, context=context, prefix=prefix, step=int(meta["step"]))
+    return loaded(params=params, **told)
 
 
 def part_of(loaded: Loaded, name: str) -> Loaded:
@@ -130,7 +135,8 @@ def save_run(path: str | Path, loaded: Loaded) -> None:
     checkpoint.save_params(path / "checkpoints", loaded.params, loaded.step or 0)
     if loaded.tokenizer is not None:
         loaded.tokenizer.save(path / "tokenizer")
-    described = {"model": loaded.section, "eos": loaded.eos, "context": loaded.context}
+    told = {name: getattr(loaded, name) for name in ("eos", "context", "prefix")}
+    described = {"model": loaded.section, **told}
     log.write_text(path / "config.json", json.dumps(described, indent=2) + "\n")
 
 

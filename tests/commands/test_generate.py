@@ -7,7 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from lm_research import mesh
 from lm_research.data import Bytes
+from lm_research.infer import generate
+from lm_research.train.restore import open_checkpoint
 
 torch = pytest.importorskip("torch", reason="the reference is torch's: install the extra `verify`")
 transformers = pytest.importorskip("transformers", reason="it is the reference: extra `verify`")
@@ -193,3 +196,20 @@ def test_what_is_refused(command, directories, tmp_path):
         files = (f"--input={tmp_path / 'lines.jsonl'}", f"--output={tmp_path / 'out.jsonl'}")
         refused(command("score", f"--checkpoint={text}", *files), *parts)
         assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_run_of_prefixes_is_continued_from_prefixes(tiny, command, tmp_path):
+    fields = ["--config.objective.kind=Prefix", "--config.optimizer.peak=0.1"]
+    status, _, err = tiny("steps=30,every=30", *fields, "--config.log.samples.every=0")
+    assert status == 0, err
+    run = f"--checkpoint={tmp_path / 'run'}"
+    asked = ["--prompt=the cat", "--greedy", "--length=8", "--nostream"]
+    _, both_ways, _ = command("generate", run, *asked)
+    with mesh.single():
+        loaded = open_checkpoint(tmp_path / "run")
+        prompt = loaded.tokenizer.prompt("the cat")
+        [found] = generate(loaded.model, loaded.params, [prompt], length=8, prefix=True)
+    assert loaded.prefix and loaded.tokenizer.decode(found.tokens) in both_ways
+    target = tmp_path / "causal"
+    status, _, err = command("convert", f"--source={tmp_path / 'run'}", f"--target={target}")
+    assert status == 0 and "prompts whose tokens see each other" in err

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import jax
 import ml_dtypes
@@ -7,7 +8,7 @@ import pytest
 
 from lm_research import log, mesh, tree
 from lm_research.errors import UserError
-from lm_research.hub import load
+from lm_research.hub import load, save
 
 
 def loaded(stored):
@@ -38,6 +39,27 @@ def test_layers_may_lie_apart(made):
     equal(params, stored.params)
     key = params["stack"]["blocks"]["attention"]["key"]["kernel"]
     assert key.addressable_shards[0].data.shape == (2, 8, 2, 1)
+
+
+@pytest.mark.parametrize("limit", [5, 40])
+@pytest.mark.parametrize("kind", ["GPT2", "GPTNeoX", "Llama", "T5"])
+def test_large_tensors_are_read_in_strips(drawn, tmp_path, monkeypatch, kind, limit):
+    section = {"kind": kind, "vocab": 16, "width": 8, "layers": 2, "heads": 4}
+    model, params = drawn(section)
+    save.save(tmp_path / "stored", section, params)
+    monkeypatch.setattr(load, "STRIP", limit)
+    with mesh.Mesh(data=2, fsdp=2, tensor=2).activate():
+        equal(load.load(tmp_path / "stored", model), params)
+
+
+def test_no_file_stays_in_memory(made):
+    """Mapped pages would count as this process's, besides the parameters made of them."""
+    stored = made()
+    equal(loaded(stored), stored.params)
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("what is mapped is told by Linux only")
+    assert str(stored.directory) not in maps.read_text()
 
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
@@ -98,7 +120,7 @@ def test_what_is_missing_misshapen_and_unknown_is_listed_in_a_line(made):
         ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM; it takes .*GPT2LMHeadModel, "),
         ({"architectures": None, "model_type": "mamba"}, "model_type 'mamba'; it takes .*GPT2LM"),
         ({"hidden_act": "xielu"}, "activation 'xielu'; it takes gelu_new"),
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}}, "'dynamic'; .* or yarn"),
+        ({"rope_parameters": {"rope_type": "ntk", "factor": 4.0}}, "'ntk'; .* or yarn"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4, "new": 1}}, "yarn.*'new': 1"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear"}}, "'linear' lacks factor"),
         ({"attention_bias": True}, "attention_bias True; Qwen3ForCausalLM takes False"),

@@ -13,6 +13,7 @@ from lm_research.errors import UserError
 from lm_research.infer.decode import generate
 from lm_research.infer.sample import Sampler
 from lm_research.infer.score import score
+from lm_research.layers import Mask
 from lm_research.models import GPT2, Llama
 
 V = 32
@@ -31,15 +32,16 @@ def loaded(name):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def full_logits(model, params, tokens):  # [T] -> [T, V]
-    return model.apply({"params": params}, tokens[None]).logits[0]
+def full_logits(model, params, tokens, prefix=0):  # [T] -> [T, V]
+    mask = Mask(prefix=jnp.full(1, prefix))
+    return model.apply({"params": params}, tokens[None], mask=mask).logits[0]
 
 
-def greedy(model, params, prompt, length):
+def greedy(model, params, prompt, length, prefix=0):
     tokens = list(prompt)
     for _ in range(length):
         padded = jnp.asarray(tokens + [0] * (48 - len(tokens)))
-        tokens.append(int(full_logits(model, params, padded)[len(tokens) - 1].argmax()))
+        tokens.append(int(full_logits(model, params, padded, prefix)[len(tokens) - 1].argmax()))
     return tokens[len(prompt) :]
 
 
@@ -49,6 +51,17 @@ def test_greedy_is_the_full_forward_s(name):
     results = generate(model, params, PROMPTS, length=10)
     for prompt, result in zip(PROMPTS, results):
         assert result.tokens.tolist() == greedy(model, params, prompt.tolist(), 10)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_tokens_of_a_prefix_see_each_other(name):
+    model, params = loaded(name)
+    results = generate(model, params, PROMPTS, length=10, prefix=True)
+    for prompt, result in zip(PROMPTS, results):
+        want = greedy(model, params, prompt.tolist(), 10, len(prompt))
+        assert result.tokens.tolist() == want
+    plain = generate(model, params, PROMPTS, length=10)
+    assert any((a.tokens != b.tokens).any() for a, b in zip(results, plain))
 
 
 def test_rows_do_not_depend_on_their_neighbours():
