@@ -1,14 +1,15 @@
 """Every family and variant beside `transformers`: what `verify`, conversion and decoding show.
 
     python benchmarks/parity.py
-    python benchmarks/parity.py --only=llama
+    python benchmarks/parity.py --only=llama     (leaves what it has found of the others)
 
 The variants are those of the tests: each `CASES` in tests/models/, with random weights large enough
-to tell them apart. Writes benchmarks/parity.md and benchmarks/results/parity.json.
+to tell them apart. Writes benchmarks/parity.md and benchmarks/results/parity.json after each.
 """
 
 import argparse
 import importlib.util
+import json
 import tempfile
 from pathlib import Path
 from types import ModuleType
@@ -75,6 +76,9 @@ def continued(reference: Any) -> bool | None:
     # Their cache cannot have fewer layers than the encoder.
     writes_anew = reference.model.config.is_encoder_decoder
     settings["use_cache"] = not writes_anew
+    if writes_anew:  # nothing is forced but what ours begins with
+        settings |= {"decoder_start_token_id": reference.ours.start, "forced_eos_token_id": None}
+        settings["forced_bos_token_id"] = reference.ours.first
     prompts = [np.arange(3, 12), np.array([7]), np.array([5, 60, 0, 2])]
     ours = generate(reference.ours, reference.params, prompts, length=NEW)
     for prompt, result in zip(prompts, ours, strict=True):
@@ -117,28 +121,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="variants whose names contain this")
     options = parser.parse_args()
-    found = []
-    for module in modules():
-        for case in module.CASES:
-            if options.only not in case:
-                continue
+    path = record.RESULTS / "parity.json"
+    before = json.loads(path.read_text())["variants"] if path.is_file() else []
+    found = {row["variant"]: row for row in before}
+    cases = [(module, case) for module in modules() for case in module.CASES]
+    for module, case in cases:
+        if options.only in case:
             with tempfile.TemporaryDirectory() as scratch:
-                found.append(compared(module, case, Path(scratch)))
-            print(found[-1], flush=True)
+                found[case] = compared(module, case, Path(scratch))
+            print(found[case], flush=True)
+            written(path, [found[case] for _, case in cases if case in found], len(cases))
+
+
+def written(path: Path, found: list[dict[str, Any]], count: int) -> None:
+    """Writes the results of the variants that were compared so far, of so many, and the table."""
     # Where float32 itself does more to the reference, that is what can be reached.
-    largest = lambda name: max(row[name] for row in found if not row["rounding"])
+    largest = lambda name: max((row[name] for row in found if not row["rounding"]), default=0.0)
     differ = lambda name: sum(row[name] is False for row in found)
     rows = [
-        record.Row("families and variants compared", len(found), "variants"),
+        record.Row(f"families and variants compared, of {count}", len(found), "variants"),
         record.Row("parity: largest difference of logits", largest("logits"), "x", BAR),
         record.Row("parity: largest difference of gradients", largest("gradient"), "x", BAR),
         record.Row("parity: greedy continuations that differ", differ("greedy"), "variants", 0),
         record.Row("parity: round trips that differ", differ("round_trip"), "variants", 0),
     ]
-    if options.only:
-        return print(table(found, record.environment()))
-    command = "python benchmarks/parity.py"
-    record.write(record.RESULTS / "parity.json", command, rows, variants=found)
+    record.write(path, "python benchmarks/parity.py", rows, variants=found)
     TABLE.write_text(table(found, record.environment()))
 
 

@@ -32,6 +32,8 @@ def number(value: float) -> str:
     """With three or four digits that count, and commas."""
     if value == int(value) or abs(value) >= 1000:
         return f"{value:,.0f}"
+    if abs(value) < 1e-3:
+        return f"{value:.1e}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
