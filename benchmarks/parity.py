@@ -89,7 +89,7 @@ def continued(reference: Any) -> bool | None:
     return True
 
 
-def table(found: list[dict[str, Any]], environment: dict[str, Any]) -> str:
+def table(found: list[dict[str, Any]], count: int, environment: dict[str, Any]) -> str:
     """The table, in Markdown."""
     told = {True: "yes", False: "**no**", None: "-"}
     lines = [
@@ -99,6 +99,7 @@ def table(found: list[dict[str, Any]], environment: dict[str, Any]) -> str:
         "apart, float32; the largest difference over the inputs of `verify`, as a part of the",
         f"largest entry (bar {BAR:g}); greedy continuations of {NEW} tokens through the cache;",
         "weights after a round trip through our parameters, bit by bit.",
+        f"Compared so far: {len(found)} of {count} variants.",
         "",
         "| architecture | variant | logits | loss | gradients | greedy identical | round trip |",
         "|---|---|---|---|---|---|---|",
@@ -146,7 +147,7 @@ def written(path: Path, found: list[dict[str, Any]], count: int) -> None:
         record.Row("parity: round trips that differ", differ("round_trip"), "variants", 0),
     ]
     record.write(path, "python benchmarks/parity.py", rows, variants=found)
-    TABLE.write_text(table(found, record.environment()))
+    TABLE.write_text(table(found, count, record.environment()))
 
 
 if __name__ == "__main__":
