@@ -85,10 +85,10 @@ class Output:
       cache: the extended cache, where one was given.
       pooled: of the first token, where the model has a pooler.
       pair: logits of the two ways in which two texts of a row may belong together.
-      scores: logits of the classes that a text may belong to, in models that classify.
       replaced: logits of each token's having been replaced, where the model has a detector.
       ahead: hidden states from which the head predicts tokens after the next, one by one, in models
         that do and without a cache.
+      scores: logits of the classes that a text may belong to, in models that classify.
     """
 
     hidden: Array  # [B, T, D]
@@ -97,8 +97,8 @@ class Output:
     pooled: Array | None = None  # [B, D]
     pair: Array | None = None  # [B, 2]
     replaced: Array | None = None  # [B, T]
-    scores: Array | None = None  # [B, classes]
     ahead: tuple[Array, ...] = ()
+    scores: Array | None = None  # [B, classes]
 
     @property
     def logits(self) -> Array:

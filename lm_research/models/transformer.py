@@ -140,7 +140,8 @@ class Transformer(nn.Module):
         pooled, pair = (None, None) if self.pooler is None else self.pooler(x)
         replaced = None if self.detector is None else self.detector(x)
         head = self._head(table, x) if self.predicts else None
-        return Output(x, head, states, pooled, pair, replaced, further)
+        heads = dict(pooled=pooled, pair=pair, replaced=replaced, ahead=further)
+        return Output(x, head, states, **heads)
 
     def _next(self, x, states, cache, given) -> tuple[Array, tuple | None, tuple[Array, ...]]:
         """The normalised stream that predicts the next token, states, and what predicts others."""
