@@ -200,7 +200,7 @@ def test_what_is_refused(command, directories, tmp_path):
 
 def test_a_run_of_prefixes_is_continued_from_prefixes(tiny, command, tmp_path):
     fields = ["--config.objective.kind=Prefix", "--config.optimizer.peak=0.1"]
-    status, _, err = tiny("steps=30,every=30", *fields, "--config.log.samples.every=0")
+    status, _, err = tiny("steps=8,every=8", *fields, "--config.log.samples.every=0")
     assert status == 0, err
     run = f"--checkpoint={tmp_path / 'run'}"
     asked = ["--prompt=the cat", "--greedy", "--length=8", "--nostream"]

@@ -95,7 +95,7 @@ CASES |= {
 FIRST = list({case.split("_")[0]: case for case in reversed(CASES)}.values())
 # One variant of each family, and some more: LM_RESEARCH_VARIANTS=all tries every one, as
 # benchmarks/parity.py does.
-MORE = ["bert_unusual", "bert_pretraining", "albert_pretraining"]
+MORE = ["bert_pretraining"]
 TRIED = CASES if os.environ.get("LM_RESEARCH_VARIANTS") == "all" else FIRST + MORE
 LENGTH = 24  # the whole context
 ROWS = (24, 17, 2)  # tokens in each row of a padded batch

@@ -154,7 +154,7 @@ CASES = {
 FIRST = list({kind: case for case, (kind, _) in reversed(CASES.items())}.values())
 # One variant of each architecture, and some more: LM_RESEARCH_VARIANTS=all tries every one, as
 # benchmarks/parity.py does.
-MORE = ["gpt2_unusual", "llama_tied", "llama_3", "llama_yarn", "gemma2_plain"]
+MORE = ["gpt2_unusual", "llama_3"]
 TRIED = CASES if os.environ.get("LM_RESEARCH_VARIANTS") == "all" else FIRST + MORE
 LENGTH = 24  # the whole context
 ROWS = (24, 17, 1)  # tokens in each row of a padded batch

@@ -73,7 +73,7 @@ def forgotten(theirs):
     return theirs
 
 
-@pytest.mark.parametrize("length", [12, 13, 24])
+@pytest.mark.parametrize("length", [12, 24])
 def test_logits_and_gradients(pair, length):
     theirs, ours, params, _ = pair
     rng = np.random.default_rng(length)
