@@ -115,9 +115,6 @@ class Bag(Tokenizer):
         signed = value - 2**32 if value >= 2**31 else value
         return np.array(ids, np.int32), signed % 2**64
 
-    def __reduce__(self):
-        return _opened, (self._tokenizer.to_str(), self._special, self._config)
-
 
 def fnv(text: str) -> int:
     """The hash of fastText: FNV-1a of 32 bits over UTF-8, whose bytes from 128 on are negative."""
@@ -154,7 +151,3 @@ def check_bag(order: int, characters: tuple[int, int] | None, buckets: int) -> N
             f"Words.characters is {characters}; it takes the least and the greatest length of "
             "n-grams of characters, from 1 on, or None"
         )
-
-
-def _opened(text: str, *rest: Mapping[str, Any]) -> Bag:
-    return Bag(tokenizers.Tokenizer.from_str(text), *rest)

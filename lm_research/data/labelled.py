@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,9 @@ class Labelled:
     def _made(self, directory: Path) -> dict[str, Any]:
         """Writes tokenizer, shards and labels; what the run should say of them."""
         parts = held_out(self.source, self.heldout)
-        classes = self.classes or tuple(sorted(set(_labels(parts["train"], None))))
+        classes = self.classes or tuple(sorted(set(_labels(parts["train"]))))
         for part, given in parts.items():
-            labels = np.array(list(_labels(given, classes)), np.int32)
+            labels = np.fromiter(_numbers(given, classes), np.int32)
             with replacing(directory / LABELS.format(part)) as temporary:
                 np.save(temporary / "labels.npy", labels)
         tokenizer = self.tokenizer.train(texts(parts["train"], "text"))
@@ -127,24 +128,36 @@ class Labelled:
         return {**named, **facts, "content": facts["train_text_texts"]}
 
 
-def _labels(part: Part, classes: tuple[str, ...] | None):
-    """The label of each record: its class's number, or where there are no classes yet, its name.
+def _labels(part: Part) -> Iterator[str]:
+    """The label of each record.
 
     Raises:
-      UserError: a record has none, or that of no class; says which record.
+      UserError: a record has none; says which.
     """
     source, places = part
-    number = {name: i for i, name in enumerate(classes or ())}
     for place in places.tolist():
         label = source[place].get("label")
-        where = source.where(place) if hasattr(source, "where") else f"record {place}"
         if label is None or label == "":
-            raise UserError(f"{where} has no label; it takes a text and a label")
-        label = str(label)
-        if classes is None:
-            yield label
-        elif label in number:
-            yield number[label]
-        else:
+            raise UserError(f"{_where(source, place)} has no label; it takes a text and a label")
+        yield str(label)
+
+
+def _numbers(part: Part, classes: Sequence[str]) -> Iterator[int]:
+    """The number of each record's class.
+
+    Raises:
+      UserError: a record has no label, or that of no class; says which.
+    """
+    number = {name: i for i, name in enumerate(classes)}
+    source, places = part
+    for place, label in zip(places.tolist(), _labels(part)):
+        if label not in number:
             known = ", ".join(map(repr, classes[:10])) + (", ..." if len(classes) > 10 else "")
-            raise UserError(f"{where} has the label {label!r}, of no class; they are {known}")
+            raise UserError(
+                f"{_where(source, place)} has the label {label!r}, of no class; they are {known}"
+            )
+        yield number[label]
+
+
+def _where(source: Source, place: int) -> str:
+    return source.where(place) if hasattr(source, "where") else f"record {place}"

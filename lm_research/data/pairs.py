@@ -18,7 +18,7 @@ from lm_research.data.prepare import (
     texts,
 )
 from lm_research.data.source import Source, within
-from lm_research.data.text import whole_text
+from lm_research.data.text import file_names, stamps, whole_text
 from lm_research.data.texts import read_texts, write_texts
 from lm_research.data.vocabulary import Trains
 from lm_research.errors import UserError
@@ -52,8 +52,7 @@ class Pairs:
         Raises:
           UserError: there are others than one or two, or one is missing.
         """
-        names = self.paths.split(",") if isinstance(self.paths, str) else self.paths
-        files = tuple(Path(name.strip()) for name in names if name.strip())
+        files = tuple(map(Path, file_names(self.paths)))
         both = len(files) == 1 and files[0].name.removesuffix(".gz").endswith((".tsv", ".jsonl"))
         if not both and len(files) != 2:
             raise UserError(
@@ -66,8 +65,7 @@ class Pairs:
 
     def fingerprint(self) -> str:
         """Changes when a file does: of names, sizes and times of writing."""
-        stats = [(str(file.resolve()), file.stat()) for file in self.files]
-        return json.dumps([self.fields, *((p, s.st_size, s.st_mtime_ns) for p, s in stats)])
+        return json.dumps([self.fields, *stamps(self.files)])
 
     def __reduce__(self):
         return Pairs, (self.paths, self.fields)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lm_research.data.source import within
-from lm_research.data.text import whole_text
+from lm_research.data.text import file_names, stamps, whole_text
 from lm_research.errors import UserError
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".txt")
@@ -48,8 +48,7 @@ class Table:
         Raises:
           UserError: one is missing, or of a kind that is not read.
         """
-        names = self.paths.split(",") if isinstance(self.paths, str) else self.paths
-        files = tuple(Path(name.strip()) for name in names if name.strip())
+        files = tuple(map(Path, file_names(self.paths)))
         if not files:
             raise UserError("no path of a table was given (paths is empty)")
         for file in files:
@@ -61,9 +60,7 @@ class Table:
 
     def fingerprint(self) -> str:
         """Changes when a file does: of names, sizes and times of writing."""
-        stats = [(str(file.resolve()), file.stat()) for file in self.files]
-        described = [dict(self.columns), *((p, s.st_size, s.st_mtime_ns) for p, s in stats)]
-        return json.dumps(described, sort_keys=True)
+        return json.dumps([dict(self.columns), *stamps(self.files)], sort_keys=True)
 
     def __reduce__(self):
         return Table, (self.paths, self.columns)

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -68,16 +69,13 @@ class TextFiles:
         Raises:
           UserError: a path is missing, or of a kind that is not read.
         """
-        given = self.paths.split(",") if isinstance(self.paths, str) else self.paths
-        names = [name.strip() for name in given if name.strip()]
-        if not names:
+        if not (names := file_names(self.paths)):
             raise UserError("no path of a text file was given (paths is empty)")
         return tuple(itertools.chain.from_iterable(_files(name) for name in names))
 
     def fingerprint(self) -> str:
         """Changes when a file does: of names, sizes and times of writing."""
-        stats = [(str(path.resolve()), path.stat()) for path in self.files]
-        described = [self.field, self.separator, *((p, s.st_size, s.st_mtime_ns) for p, s in stats)]
+        described = [self.field, self.separator, *stamps(self.files)]
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
     def __reduce__(self):
@@ -148,6 +146,18 @@ class TextFiles:
 def Documents(paths: str | tuple[str, ...] | None = None) -> Source:
     """The text files at `paths`, or the documentation that Python carries."""
     return PythonDocs() if paths is None else TextFiles(paths)
+
+
+def file_names(paths: str | Sequence[str]) -> list[str]:
+    """Names of files, which one text may hold with commas between."""
+    given = paths.split(",") if isinstance(paths, str) else paths
+    return [name.strip() for name in given if name.strip()]
+
+
+def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """What changes when a file does: its path, size and time of writing."""
+    stats = ((str(file.resolve()), file.stat()) for file in files)
+    return [(path, found.st_size, found.st_mtime_ns) for path, found in stats]
 
 
 def _files(name: str) -> list[Path]:

@@ -167,7 +167,7 @@ class Tokenizer:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def __reduce__(self):
-        return _from_text, (self._tokenizer.to_str(), self._special, self._config)
+        return _from_text, (type(self), self._tokenizer.to_str(), self._special, self._config)
 
     @functools.cached_property
     def _characters(self) -> np.ndarray | None:
@@ -281,8 +281,8 @@ def _merges(vocab: str, directory: Path) -> models.BPE:
     return models.BPE.from_file(vocab, str(directory / "merges.txt"))
 
 
-def _from_text(text: str, *rest: Mapping[str, Any]) -> Tokenizer:
-    return Tokenizer(tokenizers.Tokenizer.from_str(text), *rest)
+def _from_text(kind: type[Tokenizer], text: str, *rest: Mapping[str, Any]) -> Tokenizer:
+    return kind(tokenizers.Tokenizer.from_str(text), *rest)
 
 
 def byte_level(model: models.Model, use_regex: bool = True) -> tokenizers.Tokenizer:
