@@ -32,14 +32,14 @@ class Table:
     columns: Mapping[str, str | int] = dataclasses.field(default_factory=lambda: dict(_COLUMNS))
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._read[1])
 
     def __getitem__(self, index: int) -> dict[str, str]:
-        return dict(zip(self.columns, self._records[within(index, len(self))]))
+        return dict(zip(self.columns, self._read[1][within(index, len(self))]))
 
     def where(self, index: int) -> str:
         """The file and the line that a record is from."""
-        return self._places[index]
+        return self._read[0][index]
 
     @functools.cached_property
     def files(self) -> tuple[Path, ...]:
@@ -67,6 +67,7 @@ class Table:
 
     @functools.cached_property
     def _read(self) -> tuple[list[str], list[tuple[str, ...]]]:
+        """Where each record is from, and its values."""
         places, records = [], []
         for file in self.files:
             for line, record in _rows(file, self.columns):
@@ -75,14 +76,6 @@ class Table:
         if not records:
             raise UserError(f"{self.files[0]} holds no records")
         return places, records
-
-    @property
-    def _places(self) -> list[str]:
-        return self._read[0]
-
-    @property
-    def _records(self) -> list[tuple[str, ...]]:
-        return self._read[1]
 
 
 def _rows(file: Path, columns: Mapping[str, str | int]) -> Iterator[tuple[int, tuple[str, ...]]]:

@@ -64,7 +64,7 @@ CASES = {
     "mt5": ("MT5Config", T5_SMALL | V1_1 | {"decoder_start_token_id": 3}),
 }
 FIRST = list({kind: case for case, (kind, _) in reversed(CASES.items())}.values())
-# One variant of each architecture, and some more: LM_RESEARCH_VARIANTS=all tries every one, as
+# One variant of each architecture: LM_RESEARCH_VARIANTS=all tries every one, as
 # benchmarks/parity.py does.
 TRIED = CASES if os.environ.get("LM_RESEARCH_VARIANTS") == "all" else FIRST
 UNTIED = ("t5_v1_1", "mt5")
