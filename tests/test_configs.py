@@ -37,7 +37,7 @@ SHRUNK = {
     ),
     "fasttext": (
         "width=4,order=2,least=2,most=3,buckets=50,length=64,batch=8,steps=4",
-        {"data.heldout": 0.2, "batch.steps_per_dispatch": 1},
+        {"data.heldout": 0.2},
     ),
     "gpt2_small": (
         "width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text",
@@ -61,6 +61,8 @@ SHRUNK = {
     "xlnet": ("vocab=257,width=16,layers=1,heads=2,length=16,batch=8,steps=4", {}),
 }
 FIELDS = {"log.tensorboard": False, "log.samples.every": 0, "data.source.paths": "text.txt"}
+# A run of four steps stops after two of them and at the end, and saves there.
+FIELDS |= {"checkpoint.every": 4, "evals.heldout.every": 4, "batch.steps_per_dispatch": 1}
 
 DECODERS = [
     size for family in (gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3) for size in family.SIZES
