@@ -2,6 +2,7 @@
 
     python benchmarks/parity.py
     python benchmarks/parity.py --only=llama     (leaves what it has found of the others)
+    python benchmarks/parity.py --missing        (goes on where it was stopped)
 
 The variants are those of the tests: each `CASES` in tests/models/, with random weights large enough
 to tell them apart. Writes benchmarks/parity.md and benchmarks/results/parity.json after each.
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
 import numpy as np
 import record
 import torch
@@ -121,13 +123,16 @@ def table(found: list[dict[str, Any]], count: int, environment: dict[str, Any]) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="variants whose names contain this")
+    parser.add_argument("--missing", action="store_true", help="variants not yet found alone")
     options = parser.parse_args()
+    # As in the tests: models this small compile for longer than they compute.
+    jax.config.update("jax_disable_most_optimizations", True)
     path = record.RESULTS / "parity.json"
     before = json.loads(path.read_text())["variants"] if path.is_file() else []
     found = {row["variant"]: row for row in before}
     cases = [(module, case) for module in modules() for case in module.CASES]
     for module, case in cases:
-        if options.only in case:
+        if options.only in case and not (options.missing and case in found):
             with tempfile.TemporaryDirectory() as scratch:
                 found[case] = compared(module, case, Path(scratch))
             print(found[case], flush=True)
