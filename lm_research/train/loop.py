@@ -75,6 +75,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
                 if due(step, evaluator.every, x.steps):
                     journal.flush()
                     journal.evaluated(step, name, evaluators[name](x.model, params_of(x, state)))
+                    journal.wrote(name, getattr(evaluators[name], "outputs", ()))
             if x.log.samples.every and due(step, x.log.samples.every, x.steps):
                 journal.flush()
                 journal.sampled(step, params_of(x, state))
