@@ -138,3 +138,21 @@ def test_a_tag_is_one_token_before_a_source(tmp_path):
     assert tokenizer.decode(tokenizer.encode("<2fr> a")) == "<2fr> a" and tokenizer.vocab <= 300
     with pytest.raises(UserError, match="takes 259 or more"):
         BPE(258, tags=("<2en>", "<2fr>"))
+
+
+def test_packed_pairs_share_rows_and_none_is_lost(tmp_path):
+    rng = np.random.default_rng(0)
+    words = lambda: "".join(chr(97 + c) for c in rng.integers(0, 26, rng.integers(1, 9)))
+    source = Memory([{"source": words(), "target": words()} for _ in range(200)])
+    settings = Parallel(source, Bytes(), heldout=source, packed=True)
+    rows = pickle.loads(pickle.dumps(settings.prepare(tmp_path, 24).train))
+    found = []
+    for row in rows:
+        assert max(len(row["source"]), len(row["target"])) <= 24
+        ends = {n: np.cumsum(counts)[:-1] for n, counts in row["counts"].items()}
+        sides = [np.split(row[name], ends[name]) for name in ("source", "target")]
+        texts = [[bytes(text[:-1].tolist()).decode() for text in side] for side in sides]
+        found += zip(*texts)
+    assert sorted(found) == sorted((r["source"], r["target"]) for r in source)
+    total = sum(max(len(r["source"]), len(r["target"])) + 1 for r in source)
+    assert len(rows) * 24 < 1.25 * total  # hardly a row is not full
