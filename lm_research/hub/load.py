@@ -179,8 +179,9 @@ def _family(config: Mapping[str, Any], directory: Path) -> Family:
     candidates = _families(config, directory)
     if len(candidates) == 1:
         return candidates[0]
-    held = set(_found(Stored(directory), candidates[0]))
-    whole = [family for family in candidates if _theirs(family) <= held]
+    held, asked = set(_found(Stored(directory), candidates[0])), candidates[0]
+    # Tensors alone do not tell what scores are of: texts, tokens or choices.
+    whole = [f for f in candidates if _theirs(f) <= held and f.task == asked.task]
     return max(whole, key=lambda family: len(family.rows), default=candidates[0])
 
 
