@@ -177,19 +177,20 @@ def fitting(section: Mapping[str, Any], given: Mapping[str, Parameter]) -> Famil
     """The family that computes what a model does and has its tensors, to save it as.
 
     Args:
-      section: the model section.
+      section: the model section, completed by its defaults.
       given: the model's parameters.
 
     Raises:
       UserError: there is none.
     """
-    kind = section["kind"]
-    candidates = [family for family in families() if family.saved and family.kind == kind]
+    trunk = section.get("trunk", section)
+    kind = section["kind"] if trunk is section else f"{section['kind']} of {trunk['kind']}"
+    candidates = [family for family in families() if family.saved and family.makes(section)]
     if not candidates:
         known = ", ".join(dict.fromkeys(family.kind for family in families()))
         raise UserError(f"model.kind {kind} has no Hugging Face architecture; these have: {known}")
     differences = [
-        [f"model.{name}" for name in family.without if section.get(name)] + strangers(family, given)
+        [f"model.{name}" for name in family.without if trunk.get(name)] + strangers(family, given)
         for family in candidates
     ]
     fits = [family for family, found in zip(candidates, differences) if not found]

@@ -45,6 +45,7 @@ def save(
     """
     model = config.build(section, CONTENTS, "model")
     given = names.parameters(names.abstract(model))
+    section = completed(section)
     family = names.fitting(section, given)
     layout = {family.written(name): t for name, t in names.layout(family, given).items()}
     leaves = tree.named_leaves(tree.unboxed(params))
@@ -69,18 +70,21 @@ def save(
     return len(layout)
 
 
+def completed(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A model section with its defaults, and those of its trunk."""
+    parameters = inspect.signature(CONTENTS[section["kind"]]).parameters.items()
+    given = {name: parameter.default for name, parameter in parameters} | dict(section)
+    return given | ({"trunk": completed(given["trunk"])} if "trunk" in given else {})
+
+
 def described_as(
     family: names.Family, section: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> dict[str, Any]:
-    """What config.json says of a model, but for its tokens."""
-    defaults = {
-        name: parameter.default
-        for name, parameter in inspect.signature(CONTENTS[section["kind"]]).parameters.items()
-    }
+    """What config.json says of a model, given its completed section, but for its tokens."""
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
-        **family.theirs({**defaults, **section}, sizes),
+        **family.theirs(section, sizes),
         **family.fixed,
         "dtype": "float32",
     }

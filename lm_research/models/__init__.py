@@ -3,6 +3,7 @@
 from lm_research.models.albert import ALBERT
 from lm_research.models.bart import BART
 from lm_research.models.bert import BERT
+from lm_research.models.classifier import Classifier, TextClassifier
 from lm_research.models.distilbert import DistilBERT
 from lm_research.models.electra import ELECTRA, ELECTRAPair
 from lm_research.models.encoder_decoder import EncoderDecoder
@@ -29,6 +30,7 @@ __all__ = [
     "ALBERT",
     "BART",
     "BERT",
+    "Classifier",
     "DistilBERT",
     "ELECTRA",
     "ELECTRAPair",
@@ -48,6 +50,7 @@ __all__ = [
     "Phi3",
     "RoBERTa",
     "T5",
+    "TextClassifier",
     "Transformer",
     "TwoStream",
     "XLNet",

@@ -88,6 +88,15 @@ class Family:
     present: Mapping[str, str] = dataclasses.field(default_factory=dict)
     saved: bool = True
 
+    @property
+    def task(self) -> str:
+        """Which of a trunk's classifiers it has; empty where it is none."""
+        return ""
+
+    def makes(self, section: Mapping[str, Any]) -> bool:
+        """Whether a model section, completed by its defaults, may be one of this family's."""
+        return section["kind"] == self.kind
+
     def ours(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Our model section, given their config completed by `defaults`."""
         named = with_derived(our_options(config, self.names), self.derived)

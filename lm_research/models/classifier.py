@@ -1,0 +1,348 @@
+"""`Classifier`: any trunk and a linear head for whole texts, or for each of their tokens."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lm_research.layers import Dropout, Einsum, Mask, Output
+from lm_research.layers.mlp import ACTIVATIONS, Activation
+from lm_research.models import (
+    albert,
+    bert,
+    distilbert,
+    electra,
+    gemma,
+    gpt2,
+    gpt_neox,
+    llama,
+    mixtral,
+    opt,
+    phi3,
+    roberta,
+)
+from lm_research.models.encoder_decoder import EncoderDecoder
+from lm_research.models.family import Family, Row
+
+Array = jax.Array
+
+Pool = Literal["first", "last", "mean", "each"]
+
+
+class TextClassifier(nn.Module):
+    """A trunk, what it says of a text as one vector, and a linear classifier.
+
+    Attributes:
+      trunk: reads the text; its own heads are not asked.
+      classes: their names.
+      pool: the vector is that of the first token, of the last one, or the mean of all; or `each`
+        token has scores of its own.
+      activation: of a product [D, D] between the vector and the classifier; None has neither.
+      bias: whether the classifier has one.
+      dropout: rate on what the products read.
+      deviation: of the initial products.
+      dtype: of the operands of the product [D, D].
+    """
+
+    trunk: nn.Module
+    classes: tuple[str, ...]
+    pool: Pool
+    activation: Activation | None
+    bias: bool
+    dropout: float
+    deviation: float
+    dtype: Any
+    causal = continues = predicts = False  # no attributes: it reads a text as a whole
+
+    @nn.compact
+    def __call__(
+        self, tokens: Array, *, mask: Mask | None = None, cache: Any = None, **given: Any
+    ) -> Output:
+        """Reads texts [B, T]; `scores` of the output are logits [B, classes], or [B, T, classes].
+
+        Args:
+          tokens: ids.
+          mask: of its segments, 0 is padding.
+          cache: there is none to extend.
+          **given: what else the trunk takes, such as `position` and `types`.
+        """
+        del cache
+        x = self.trunk(tokens, mask=mask, **given).hidden  # [B, T, D]
+        if self.pool != "each":
+            x = pooled(x, None if mask is None else mask.segments[1] > 0, self.pool)  # [B, 1, D]
+        D, normal = x.shape[-1], nn.initializers.normal(self.deviation)
+        x = Dropout(self.dropout)(x)
+        if self.activation is not None:
+            dense = Einsum("BTD,DC->BTC", (D, D), True, normal, self.dtype, name="dense")
+            x = Dropout(self.dropout)(ACTIVATIONS[self.activation](dense(x)))
+        init = nn.with_logical_partitioning(normal, ("D", None))
+        scores = x.astype(jnp.float32) @ self.param("kernel", init, (D, len(self.classes)))
+        if self.bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None,))
+            scores = scores + self.param("bias", zeros, (len(self.classes),))
+        if self.pool == "each":
+            return Output(x, None, scores=scores)
+        return Output(x, None, pooled=x[:, 0], scores=scores[:, 0])
+
+    @property
+    def context(self) -> int | None:
+        """How many positions the trunk knows; None where there is no such limit."""
+        return getattr(self.trunk, "context", None)
+
+    @property
+    def turn(self) -> int | None:
+        """Tokens beyond which the trunk reads a text otherwise."""
+        return getattr(self.trunk, "turn", None)
+
+    @property
+    def vocab(self) -> int:
+        """V."""
+        return self.trunk.vocab
+
+
+def pooled(hidden: Array, present: Array | None, pool: Pool) -> Array:
+    """One vector of each text: [B, T, D] and [B, T] to [B, 1, D]."""
+    if pool == "first":
+        return hidden[:, :1]
+    if present is None:
+        return hidden[:, -1:] if pool == "last" else hidden.mean(1, keepdims=True)
+    if pool == "mean":
+        total = jnp.einsum("BTD,BT->BD", hidden, present.astype(hidden.dtype))
+        return (total / jnp.maximum(present.sum(1, keepdims=True), 1))[:, None]
+    slots = jnp.arange(hidden.shape[1])
+    last = jnp.where(present, slots, 0).max(1)  # [B]
+    return jnp.take_along_axis(hidden, last[:, None, None], 1)
+
+
+def Classifier(
+    trunk: nn.Module,
+    classes: tuple[str, ...] | None = None,
+    pool: Pool | None = None,
+    activation: Activation | Literal["auto"] | None = "auto",
+    bias: bool = True,
+    dropout: float = 0.1,
+    deviation: float = 0.02,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> TextClassifier:
+    """A model that tells the classes of texts, or of their tokens.
+
+    Args:
+      trunk: a model section; heads that it has are left out.
+      classes: their names; None where the data says them.
+      pool: what a text is judged by; None is the last token where tokens see only those before
+        them, and else the first.
+      activation: of a product before the classifier, whatever it is called in the family; `auto` is
+        tanh where the first token is judged, as BERT's pooler has it, and none elsewhere.
+      bias: whether the classifier has one.
+      dropout: rate on what the head's products read.
+      deviation: of their initial weights.
+      dtype: of the operands of the product before the classifier.
+
+    Raises:
+      ValueError: the trunk is a classifier already, or has no single stream of hidden states.
+    """
+    if isinstance(trunk, EncoderDecoder):
+        raise ValueError("an encoder-decoder writes the name of a class as text: train Seq2Seq")
+    if not hasattr(trunk, "causal") or hasattr(trunk, "classes") or hasattr(trunk, "parts"):
+        raise ValueError(f"a {type(trunk).__name__} cannot be the trunk of a classifier")
+    if pool is None:
+        pool = "last" if trunk.causal else "first"
+    if activation == "auto":
+        activation = "tanh" if pool == "first" else None
+    bare = dict(predicts=False, transform=None, head_bias=False, pooler=None, detector=None)
+    fields = {field.name for field in dataclasses.fields(trunk)}
+    trunk = trunk.clone(**{name: off for name, off in bare.items() if name in fields})
+    names = classes or ("", "")  # stand in for those that the data says
+    return TextClassifier(trunk, names, pool, activation, bias, dropout, deviation, dtype)
+
+
+# A trunk's own heads, which a classifier's takes the place of.
+HEADS = ("head", "transform", "pooler", "detector")
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifying(Family):
+    """A family with a classifier as its head.
+
+    Attributes:
+      head: options of the classifier that its models have.
+      rates: their keys of the classifier's dropout; the first that is set counts.
+    """
+
+    head: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    rates: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> str:
+        """Which of the heads it is that a trunk can have."""
+        return self.architecture
+
+    def makes(self, section: Mapping[str, Any]) -> bool:
+        """Whether a section may be one of this family's models."""
+        own = {"activation": None, "bias": True, **self.head}
+        return (
+            section["kind"] == "Classifier"
+            and section["trunk"]["kind"] == self.kind
+            and all(_resolved(section, name) == value for name, value in own.items())
+        )
+
+    def ours(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Our model section, given their config completed by `defaults`."""
+        given = [float(config[key]) for key in self.rates if config.get(key) is not None]
+        named = {"dropout": given[0] if given else 0.0, "classes": labels(config), **self.head}
+        return {"kind": "Classifier", "trunk": super().ours(config), **named}
+
+    def theirs(self, section: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+        """Their config's own part."""
+        named = dict(enumerate(section["classes"]))
+        told = {self.rates[0]: section["dropout"]} if self.rates else {}
+        if "classes" not in self.head:
+            told["id2label"] = {str(i): name for i, name in named.items()}
+            told["label2id"] = {name: i for i, name in named.items()}
+        return {**super().theirs(section["trunk"], sizes), **told}
+
+
+def _resolved(section: Mapping[str, Any], name: str) -> Any:
+    """An option of a classifier, with what its default means for its trunk."""
+    value = section.get(name)
+    if name == "activation" and value == "auto":
+        return "tanh" if section["pool"] == "first" else None
+    return list(value) if isinstance(value, tuple) else value
+
+
+def labels(config: Mapping[str, Any]) -> list[str]:
+    """The names of classes in a config.json, by number; theirs where it has none."""
+    found = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    return [found[key] for key in sorted(found, key=int)]
+
+
+def classifying(
+    family: Family, architecture: str, rows: tuple[Row, ...], *rates: str, **head: Any
+) -> Classifying:
+    """The family of a trunk with a classifier, whose tensors are `rows`."""
+    under = lambda path: None if path is None else f"trunk/{path}"
+    kept = [row for row in family.rows if not row.ours.startswith(HEADS)]
+    trunk = [dataclasses.replace(row, ours=under(row.ours), tied=under(row.tied)) for row in kept]
+    given = {f.name: getattr(family, f.name) for f in dataclasses.fields(Family)}
+    own = dict(architecture=architecture, rows=(*trunk, *rows), doubles={}, options={}, saved=True)
+    inert = (*family.inert, *rates)
+    return Classifying(**{**given, **own, "inert": inert}, head=head, rates=rates)
+
+
+def linear(theirs: str, bias: bool = True) -> tuple[Row, ...]:
+    """The tensors of the classifier itself."""
+    found = Row("kernel", f"{theirs}.weight", "_D"), Row("bias", f"{theirs}.bias", "_")
+    return found if bias else found[:1]
+
+
+def dense(theirs: str) -> tuple[Row, ...]:
+    """The tensors of the product before it."""
+    return Row("dense/kernel", f"{theirs}.weight", "CD"), Row("dense/bias", f"{theirs}.bias", "C")
+
+
+def encoders(
+    family: Family,
+    name: str,
+    before: str,
+    classifier: str,
+    *rates: str,
+    activation: Activation = "tanh",
+    choices: str = "",
+) -> tuple[Classifying, ...]:
+    """An encoder's classifiers: of texts, of tokens, of answers in a text, and of choices.
+
+    Args:
+      family: the trunk's.
+      name: what architectures begin with.
+      before, classifier: tensors of the two products that judge a text.
+      rates: keys of dropout.
+      activation: between the products.
+      choices: the classifier of choices, whose other product is the same; empty where it is not.
+    """
+    judged = dict(pool="first", activation=activation)
+    whole = dense(before)
+    spans = classifying(
+        family,
+        f"{name}ForQuestionAnswering",
+        linear("qa_outputs"),
+        pool="each",
+        classes=["start", "end"],
+    )
+    texts = classifying(
+        family,
+        f"{name}ForSequenceClassification",
+        (*whole, *linear(classifier)),
+        *rates,
+        **judged,
+    )
+    tokens = classifying(
+        family, f"{name}ForTokenClassification", linear("classifier"), *rates, pool="each"
+    )
+    if not choices:
+        return spans, texts, tokens
+    one = dict(classes=["choice"], **judged)
+    rows = (*whole, *linear(choices))
+    # Those of certain classes go first: a model is saved as the first that it may be.
+    return (
+        spans,
+        classifying(family, f"{name}ForMultipleChoice", rows, *rates, **one),
+        texts,
+        tokens,
+    )
+
+
+def decoders(family: Family, name: str) -> Classifying:
+    """A decoder's classifier of texts, which reads the last token."""
+    rows = linear("score", bias=False)
+    return classifying(family, f"{name}ForSequenceClassification", rows, pool="last", bias=False)
+
+
+RATES = ("classifier_dropout", "hidden_dropout_prob")
+FAMILIES = (
+    *encoders(bert.MASKED, "Bert", "bert.pooler.dense", "classifier", *RATES, choices="classifier"),
+    *encoders(roberta.MASKED, "Roberta", "classifier.dense", "classifier.out_proj", *RATES),
+    *encoders(
+        distilbert.MASKED,
+        "DistilBert",
+        "pre_classifier",
+        "classifier",
+        "seq_classif_dropout",
+        activation="relu",
+        choices="classifier",
+    ),
+    *encoders(
+        albert.MASKED,
+        "Albert",
+        "albert.pooler",
+        "classifier",
+        "classifier_dropout_prob",
+        choices="classifier",
+    ),
+    *(
+        one
+        for family in electra.FAMILIES
+        if family.architecture == "ElectraModel"
+        for one in encoders(
+            family,
+            "Electra",
+            "classifier.dense",
+            "classifier.out_proj",
+            *RATES,
+            activation="gelu",
+        )
+    ),
+    decoders(gpt2.FAMILIES[0], "GPT2"),
+    decoders(llama.LLAMA, "Llama"),
+    decoders(llama.QWEN2, "Qwen2"),
+    decoders(llama.QWEN3, "Qwen3"),
+    decoders(llama.MISTRAL, "Mistral"),
+    *(decoders(one, one.architecture.removesuffix("ForCausalLM")) for one in gemma.FAMILIES[:2]),
+    *(
+        decoders(one, one.architecture.removesuffix("ForCausalLM"))
+        for module in (gpt_neox, mixtral, opt, phi3)
+        for one in module.FAMILIES
+    ),
+)
