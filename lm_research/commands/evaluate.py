@@ -24,6 +24,7 @@ def define() -> None:
     )
     flags.DEFINE_integer("beams", 5, "candidates that beam search follows; 1 is greedy", 1)
     flags.DEFINE_float("length_penalty", 1.0, "see generate")
+    flags.DEFINE_integer("new", None, "tokens of a text at most; by default --length", 1)
     flags.DEFINE_integer("limit", None, "records to write a text from; by default all", 1)
     flags.DEFINE_string("tag", None, "put before every source of --paths, such as <2de>")
     flags.DEFINE_string("output", None, "where to keep the texts that are written, a line each")
@@ -44,7 +45,8 @@ def run(values: flags.FlagValues) -> None:
         if values.paths is None:
             objective, data = _of_run(Path(values.checkpoint), loaded, values.length)
         elif isinstance(loaded.model, EncoderDecoder):
-            objective = Seq2Seq(values.length or loaded.model.context or 512)
+            longest = loaded.context or loaded.model.context or 512
+            objective = Seq2Seq(values.length or longest)
             data = _of_pairs(values, loaded, objective.length, Path(scratch))
         else:
             kind = Causal if loaded.model.causal else Masked
@@ -81,12 +83,13 @@ def _writer(values: flags.FlagValues, objective: Any, data: Any) -> Any:
     if values.tag is not None and values.paths is None:
         raise UserError("--tag is put before the sources of --paths; give both")
     if not named:
-        writing = ("limit", "output", "length_penalty", "beams")
+        writing = ("limit", "new", "output", "length_penalty", "beams")
         if asked := [name for name in writing if values[name].present]:
             raise UserError(f"--{asked[0]} is for texts to be written: give --metrics=bleu,chrf")
         return None
-    settings = dict(limit=values.limit, beams=values.beams, length_penalty=values.length_penalty)
-    return Generation(every=1, metrics=tuple(named), **settings).bind(objective, data, 1)
+    settings = dict(limit=values.limit, beams=values.beams, length=values.new)
+    settings |= dict(metrics=tuple(named), length_penalty=values.length_penalty)
+    return Generation(every=1, **settings).bind(objective, data, 1)
 
 
 def _of_run(path: Path, loaded: Any, length: int | None) -> tuple[Any, Any]:
@@ -138,4 +141,5 @@ def _of_pairs(values: flags.FlagValues, loaded: Any, length: int, scratch: Path)
     given = types.SimpleNamespace(train=lambda texts: loaded.tokenizer)
     pairs = Pairs(values.paths)
     pairs = pairs if values.tag is None else Tagged(pairs, values.tag)
-    return Parallel(pairs, given, heldout=pairs).prepare(scratch / "pairs", length)
+    data = Parallel(pairs, given, heldout=pairs, packed=True)
+    return data.prepare(scratch / "pairs", length)
