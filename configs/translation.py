@@ -47,7 +47,7 @@ FAMILIES = {  # sizes by name, and what else makes the model
 }
 # As in the paper; and for a corpus of a million tokens, whose pairs share rows of 128 tokens.
 LARGE = dict(vocab=37_000, batch=256, steps=100_000, warmup=4_000, dtype="bfloat16")
-RECIPES = {"small": dict(vocab=8_000, batch=16, steps=6_000, warmup=600, dtype="float32")}
+RECIPES = {"small": dict(vocab=8_000, batch=16, steps=4_000, warmup=400, dtype="float32")}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -121,7 +121,9 @@ def get_config(arg: str = "") -> ConfigDict:
             evals=dict(
                 heldout=dict(kind="HeldOut", every=every),
                 **{
-                    name: dict(kind="Generation", every=every, limit=500, length=60, source=source)
+                    name: dict(
+                        kind="Generation", every=2 * every, limit=200, length=60, source=source
+                    )
                     for name, source in translated.items()
                 },
             ),

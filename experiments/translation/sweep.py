@@ -1,7 +1,7 @@
 """Multi30k from scratch on a CPU: trains for a given time, translates the tests, and reports.
 
-    LM_RESEARCH_DATA=DIR python experiments/translation/run.py --minutes=90 --workdir=runs
-    LM_RESEARCH_DATA=DIR python experiments/translation/run.py --only=en-de --minutes=30
+    LM_RESEARCH_DATA=DIR python experiments/translation/sweep.py --minutes=90 --workdir=runs
+    LM_RESEARCH_DATA=DIR python experiments/translation/sweep.py --only=en-de --minutes=30
 
 Runs are kept in --workdir and go on where they stopped: three times 30 minutes are 90. Writes
 results.json and report.md beside this file, the learning curve among them.
