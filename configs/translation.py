@@ -93,7 +93,7 @@ def get_config(arg: str = "") -> ConfigDict:
         clip=None,
     )
     if knob.size == "small":
-        optimizer |= dict(peak=1e-3, shape="cosine", final=0.05, clip=1.0)
+        optimizer |= dict(peak=2e-3, shape="cosine", final=0.05, clip=1.0)
         optimizer = dict(kind="Averaged", optimizer=optimizer, rate=0.998)
     data, tags, translated = sections(knob.corpus, knob.pairs.split("+"))
     return ConfigDict(
