@@ -14,11 +14,9 @@ import numpy as np
 
 from lm_research import models, tree
 from lm_research.errors import UserError
-from lm_research.layers.stack import period_of, places
+from lm_research.layers.stack import BLOCK, period_of, places
 from lm_research.models.family import Family, Row
 from lm_research.models.initial import initial
-
-BLOCK = re.compile(r"((?:.*/)?)((?:blocks|rest)(?:_\d+)?|first)/(.*)")  # a parameter in a stack
 
 
 @dataclasses.dataclass(frozen=True)
