@@ -14,54 +14,13 @@ from ml_collections.config_dict import placeholder
 
 from lm_research import objectives
 from lm_research.config import knobs, known
-from lm_research.models import (
-    albert,
-    bart,
-    bert,
-    distilbert,
-    electra,
-    gemma,
-    gpt2,
-    gpt_neox,
-    llama,
-    mamba2,
-    mixtral,
-    modernbert,
-    olmo2,
-    opt,
-    original,
-    phi3,
-    roberta,
-    t5,
-    xlnet,
-)
+from lm_research.models.sizes import FAMILIES, sized
 
-FIELDS = ("width", "layers", "heads")
-FAMILIES = {  # kind, sizes, what a size's numbers are, and the objective that it was made for
-    "albert": ("ALBERT", albert.SIZES, FIELDS, "masked"),
-    "bart": ("BART", bart.SIZES, (*FIELDS, "hidden"), "spans"),
-    "bert": ("BERT", bert.SIZES, FIELDS, "masked"),
-    "distilbert": ("DistilBERT", distilbert.SIZES, FIELDS, "masked"),
-    "electra": (
-        "ELECTRAPair",
-        electra.SIZES,
-        (*FIELDS, "embedding", "generator_width", "generator_heads"),
-        "replaced",
-    ),
-    "gemma": ("Gemma", gemma.SIZES, (), "causal"),
-    "gpt2": ("GPT2", gpt2.SIZES, FIELDS, "causal"),
-    "gpt_neox": ("GPTNeoX", gpt_neox.SIZES, (), "causal"),
-    "llama": ("Llama", llama.SIZES, (), "causal"),
-    "mamba2": ("Mamba2", mamba2.SIZES, ("width", "layers"), "causal"),
-    "mixtral": ("Mixtral", mixtral.SIZES, (), "causal"),
-    "modernbert": ("ModernBERT", modernbert.SIZES, (*FIELDS, "hidden"), "masked"),
-    "olmo2": ("OLMo2", olmo2.SIZES, (), "causal"),
-    "opt": ("OPT", opt.SIZES, (), "causal"),
-    "original": ("OriginalTransformer", original.SIZES, (*FIELDS, "hidden", "dropout"), "spans"),
-    "phi3": ("Phi3", phi3.SIZES, (), "causal"),
-    "roberta": ("RoBERTa", roberta.SIZES, FIELDS, "masked"),
-    "t5": ("T5", t5.SIZES, (*FIELDS, "head", "hidden"), "spans"),
-    "xlnet": ("XLNet", xlnet.SIZES, FIELDS, "permutation"),
+OWN = {  # the objective that a family was made for, where it is not the causal one
+    **dict.fromkeys(("albert", "bert", "distilbert", "modernbert", "roberta"), "masked"),
+    **dict.fromkeys(("bart", "original", "t5"), "spans"),
+    "electra": "replaced",
+    "xlnet": "permutation",
 }
 OBJECTIVES = {
     "causal": "Causal",
@@ -75,8 +34,6 @@ OBJECTIVES = {
     "multi": "MultiToken",
 }
 OBJECTIVES = {name: kind for name, kind in OBJECTIVES.items() if kind in objectives.__all__}
-# Those of learned positions, which have a context.
-LEARNED = ("albert", "bart", "bert", "distilbert", "electra", "gpt2", "opt", "roberta")
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -98,22 +55,19 @@ def get_config(arg: str = "") -> ConfigDict:
         dtype="bfloat16",
     )
     known(knob.family, FAMILIES, "family")
-    kind, sizes, names, own = FAMILIES[knob.family]
-    size = knob.size or next(iter(sizes))
-    known(size, sizes, f"size of {kind}")
-    objective = knob.objective or own
+    objective = knob.objective or OWN.get(knob.family, "causal")
     known(objective, OBJECTIVES, "objective")
-    fields = dict(zip(names, sizes[size])) if names else dict(sizes[size])
-    chosen = {name: getattr(knob, name) for name in FIELDS if getattr(knob, name)}
-    if "heads" in chosen and "kv_heads" in fields:
-        chosen["kv_heads"] = chosen["heads"]
-    if "width" in chosen:  # what a size derives from its own width would not fit
-        fields = {name: fields[name] for name in FIELDS if name in fields}
-    if knob.family in LEARNED:
-        fields["context"] = max(fields.get("context", 512), knob.length)
+    model = sized(
+        knob.family,
+        knob.size,
+        width=knob.width,
+        layers=knob.layers,
+        heads=knob.heads,
+        length=knob.length,
+    )
     return ConfigDict(
         dict(
-            model=dict(kind=kind, vocab=placeholder(int), **{**fields, **chosen}, dtype=knob.dtype),
+            model=dict(**model, vocab=placeholder(int), dtype=knob.dtype),
             objective=dict(kind=OBJECTIVES[objective], length=knob.length),
             data=dict(
                 kind="Packed",

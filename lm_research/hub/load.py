@@ -82,6 +82,14 @@ def family(directory: str | Path) -> Family:
     return _family(_config(Path(directory)), Path(directory))
 
 
+def head(kind: str, pool: str | None) -> dict[str, Any]:
+    """What a classifier on a trunk of our `kind` is like by custom; nothing where there is none."""
+    found = (family for family in names.families() if family.task and family.kind == kind)
+    heads = (family.head for family in found if pool in (None, family.head["pool"]))
+    own = next((head for head in heads if "classes" not in head), {})
+    return {"kind": "Classifier", **own}
+
+
 def special(directory: str | Path, vocab: int) -> list[int]:
     """The tokens below `vocab` that config.json says mean something of their own."""
     found = _config(Path(directory)).items()
@@ -190,7 +198,7 @@ def _families(config: Mapping[str, Any], directory: Path) -> list[Family]:
     asked = config.get("architectures") or []
     for family in names.families():
         if family.architecture in asked or (
-            not asked and family.model_type == config.get("model_type")
+            not asked and not family.task and family.model_type == config.get("model_type")
         ):
             return sorted(_siblings(family), key=lambda other: other is not family)
     what = ", ".join(asked) or f"model_type {config.get('model_type')!r}"

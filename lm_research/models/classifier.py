@@ -263,25 +263,35 @@ def encoders(
       choices: the classifier of choices, whose other product is the same; empty where it is not.
     """
     judged = dict(pool="first", activation=activation)
-    texts = (*dense(before), *linear(classifier))
-    found = [
-        classifying(family, f"{name}ForSequenceClassification", texts, *rates, **judged),
-        classifying(
-            family, f"{name}ForTokenClassification", linear("classifier"), *rates, pool="each"
-        ),
-        classifying(
-            family,
-            f"{name}ForQuestionAnswering",
-            linear("qa_outputs"),
-            pool="each",
-            classes=["start", "end"],
-        ),
-    ]
-    if choices:
-        rows = (*dense(before), *linear(choices))
-        one = dict(classes=["choice"], **judged)
-        found.append(classifying(family, f"{name}ForMultipleChoice", rows, *rates, **one))
-    return tuple(found)
+    whole = dense(before)
+    spans = classifying(
+        family,
+        f"{name}ForQuestionAnswering",
+        linear("qa_outputs"),
+        pool="each",
+        classes=["start", "end"],
+    )
+    texts = classifying(
+        family,
+        f"{name}ForSequenceClassification",
+        (*whole, *linear(classifier)),
+        *rates,
+        **judged,
+    )
+    tokens = classifying(
+        family, f"{name}ForTokenClassification", linear("classifier"), *rates, pool="each"
+    )
+    if not choices:
+        return spans, texts, tokens
+    one = dict(classes=["choice"], **judged)
+    rows = (*whole, *linear(choices))
+    # Those of certain classes go first: a model is saved as the first that it may be.
+    return (
+        spans,
+        classifying(family, f"{name}ForMultipleChoice", rows, *rates, **one),
+        texts,
+        tokens,
+    )
 
 
 def decoders(family: Family, name: str) -> Classifying:

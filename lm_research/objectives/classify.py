@@ -34,7 +34,10 @@ class Classify:
 
     def refusal(self, model: nn.Module) -> str:
         """Why this cannot train `model`; empty where it can."""
-        return "" if hasattr(model, "classes") else "it tells no classes; take FastText"
+        if not hasattr(model, "classes"):
+            return "it tells no classes; take Classifier or FastText"
+        each = getattr(model, "pool", None) == "each"
+        return "its scores are of each token (model.pool='each')" if each else ""
 
     def bound(self, tokenizer: Any) -> "Classify":
         """This objective, with what it needs to know of the tokenizer: nothing."""

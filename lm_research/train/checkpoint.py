@@ -10,7 +10,7 @@ import dataclasses
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -31,14 +31,26 @@ class Checkpoint:
       minutes: also save when so many have passed since the last save.
       keep: how many of the newest checkpoints stay.
       keep_every: those of steps that are a multiple of this stay, too.
+      best: a metric, such as `heldout/accuracy`: the parameters that are best by it are kept in a
+        directory of their own, and are what the run is opened with.
+      better: which values of it are.
+      patience: the run ends after so many evaluations without a better one; None never does.
     """
 
     every: int = 1000
     minutes: float | None = None
     keep: int = 3
     keep_every: int | None = None
+    best: str | None = None
+    better: Literal["higher", "lower"] = "higher"
+    patience: int | None = None
 
     def __post_init__(self):
+        if self.patience is not None and (self.best is None or self.patience < 1):
+            raise UserError(
+                f"checkpoint.patience is {self.patience}; it takes 1 or more, beside a metric in "
+                "checkpoint.best"
+            )
         if self.every < 0 or self.keep < 1:
             raise UserError(
                 f"checkpoint.every is {self.every} and checkpoint.keep {self.keep}; "
@@ -249,14 +261,31 @@ def load_params(directory: str | Path, abstract: Tree) -> tuple[Tree, dict[str, 
     return state["trained"], meta
 
 
-def save_params(directory: str | Path, params: Tree, step: int = 0, **facts: Any) -> None:
+def drop_later(directory: str | Path, step: int) -> None:
+    """Drops the checkpoints of later steps, which a run that goes on from `step` makes anew."""
+    if jax.process_index() == 0:
+        for later in _steps(Path(directory)):
+            if later > step:
+                shutil.rmtree(Path(directory) / str(later))
+
+
+def save_params(
+    directory: str | Path, params: Tree, step: int = 0, keep: int = 3, **facts: Any
+) -> None:
     """Saves parameters alone, and returns when they are on disk.
+
+    Args:
+      directory: of checkpoints.
+      params: what to save.
+      step: what to call it.
+      keep: how many of the newest stay.
+      **facts: more to keep beside them.
 
     Raises:
       Stopped: they cannot be written.
       UserError: the directory holds checkpoints of later steps.
     """
-    with Checkpoint().open(directory) as checkpoints:
+    with Checkpoint(keep=keep).open(directory) as checkpoints:
         checkpoints.save(step, {"trained": params}, 0, **facts)
 
 

@@ -22,14 +22,18 @@ class Batch:
       microbatches: pieces whose gradients are added up; the result is the same, the memory less.
       steps_per_dispatch: steps that the device makes per call from the host; the result is the
         same.
+      epochs: how often the data is gone through, in place of `steps`.
     """
 
     size: int
     microbatches: int = 1
     steps_per_dispatch: int = 1
+    epochs: float | None = None
 
     def __post_init__(self):
         config.at_least(self, "batch", 1, "size", "microbatches", "steps_per_dispatch")
+        if self.epochs is not None and self.epochs <= 0:
+            raise UserError(f"batch.epochs is {self.epochs}; it takes a number above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +122,11 @@ class Experiment:
         config.at_least(self.objective, "objective", 1, "length")
         for name, evaluator in self.evals.items():
             config.at_least(evaluator, f"evals.{name}", 1, "every")
+        if (best := self.checkpoint.best) and best.partition("/")[0] not in self.evals:
+            raise UserError(
+                f"checkpoint.best is {best!r}; it takes one of the evaluators, "
+                f"{', '.join(self.evals) or 'of which there are none'}, a slash and a metric"
+            )
         if reason := self.objective.refusal(self.model):
             kind = type(self.objective).__name__
             raise UserError(f"objective {kind} cannot train this model: {reason}")
@@ -184,7 +193,8 @@ def completed(given: Mapping[str, Any]) -> dict[str, Any]:
     given = config.plain(given)
     for name in given:
         config.known(name, config.TOP, "config section")
-    missing = [name for name in config.TOP if name not in given and name not in ("init", "resume")]
+    optional = ("init", "resume", "steps")
+    missing = [name for name in config.TOP if name not in given and name not in optional]
     if missing:
         raise UserError(f"the config lacks {', '.join(missing)}")
     result = {"init": None, "resume": "same", **given}
@@ -195,7 +205,8 @@ def completed(given: Mapping[str, Any]) -> dict[str, Any]:
         if "kind" not in result[name]:
             raise UserError(f"{name} lacks kind; it takes one of {', '.join(package.__all__)}")
         config.known(result[name]["kind"], package.__all__, f"kind of {name} (at {name}.kind)")
-    for name, value in result["model"].items():
+    counted = result["model"] | dict(result["model"].get("trunk") or {})
+    for name, value in counted.items():
         least = 0 if name in TOKENS else 1  # the others all count something
         if type(value) is int and value < least:
             raise UserError(f"model.{name} is {value}; it takes a number from {least} on")
@@ -205,7 +216,11 @@ def completed(given: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"log.samples is {samples!r}; it takes a section: a mapping of fields")
     if "samples" in result["log"]:
         result["log"]["samples"] = {"kind": "Samples", **result["log"]["samples"]}
-    return drop_unset(result)
+    result = drop_unset(result)
+    if (result.get("steps") is None) == ("epochs" not in result["batch"]):
+        which = "both" if "epochs" in result["batch"] else "neither"
+        raise UserError(f"the config has {which} of steps and batch.epochs; it takes one of them")
+    return result
 
 
 def drop_unset(section: Any) -> Any:

@@ -17,6 +17,7 @@ from lm_research.infer.decode import generate
 from lm_research.infer.sample import Sampler
 from lm_research.infer.text import request
 from lm_research.models import EncoderDecoder
+from lm_research.train.best import Best
 from lm_research.train.experiment import Experiment
 from lm_research.train.flops import CONVENTION, active_share, flops_per_token, peak_flops
 from lm_research.train.step import State
@@ -175,12 +176,14 @@ class Journal:
         first = " ".join((settings.prompts[0] + tokenizer.decode(results[0].tokens)).split())
         self.progress.print(f"step {step}: sample: {first[:160]}")
 
-    def close(self, step: int) -> None:
+    def close(self, step: int, best: Best) -> None:
         """Writes the page and says what to type next."""
         if not self.tells:
             return
         self.log.close()
         self.progress.close()
+        if best.value is not None:
+            log.note(best={"metric": best.settings.best, "value": best.value, "step": best.step})
         log.write_facts(self.workdir)
         log.report(self.workdir)
         facts = self.data.facts
@@ -193,7 +196,11 @@ class Journal:
         texts = f"   texts: {self.workdir}/{SAMPLES}" if self.x.log.samples.every else ""
         print(f"page: {self.workdir}/report.html{texts}")
         command = "python -m lm_research"
-        if step < self.x.steps:
+        if best.value is not None:
+            print(f"best: {best}, with which the run is opened")
+        if best.exhausted:
+            print(f"stopped early at step {step}: none better in {best.waited} evaluations")
+        if step < self.x.steps and not best.exhausted:
             print(f"stopped at step {step} of {self.x.steps}; the same command goes on from there")
         else:
             own = ""

@@ -16,6 +16,9 @@ from lm_research.data import tokenizer as tokenizers
 from lm_research.errors import Stopped, UserError
 from lm_research.optimizers.averaged import evaluated
 from lm_research.train import restore
+from lm_research.train.best import Best
+from lm_research.train.checkpoint import drop_later, save_params
+from lm_research.train.duration import PROVISIONAL, steps_of, timed
 from lm_research.train.experiment import Experiment, changed, completed, experiment
 from lm_research.train.interruption import Interruption
 from lm_research.train.journal import Journal, check_samples
@@ -49,8 +52,10 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
     ):
         mesh.check_batch(x.batch.size // x.batch.microbatches, "batch.size / batch.microbatches")
         trainer = Trainer.of(x)
-        state, position = start(trainer, checkpoints)
-        step = int(state.step)
+        state, meta = start(trainer, checkpoints)
+        step, position = int(state.step), int(meta["position"])
+        best = Best.after(x.checkpoint, meta)
+        drop_later(workdir / restore.BEST, step)
         evaluators = {name: e.bind(x.objective, data, x.batch.size) for name, e in x.evals.items()}
         claim(workdir, resolved)
         journal = Journal(x, state, workdir, data, checkpoints)
@@ -65,7 +70,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
             processes=(jax.process_index(), jax.process_count()),
             at_once=x.batch.steps_per_dispatch,
         )
-        while step < x.steps and not interruption.agreed():
+        while step < x.steps and not best.exhausted and not interruption.agreed():
             count = next_event(x, step) - step
             indices, batches = journal.timed(draw, stream, count)
             state, numbers = dispatch(state, mesh.place(batches, leading=1))
@@ -74,20 +79,24 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
             for name, evaluator in x.evals.items():
                 if due(step, evaluator.every, x.steps):
                     journal.flush()
-                    journal.evaluated(step, name, evaluators[name](x.model, params_of(x, state)))
+                    params = params_of(x, state)
+                    numbers = evaluators[name](x.model, params)
+                    journal.evaluated(step, name, numbers)
+                    if best.improves(step, name, numbers):
+                        save_params(workdir / restore.BEST, params, step, keep=2)
             if x.log.samples.every and due(step, x.log.samples.every, x.steps):
                 journal.flush()
                 journal.sampled(step, params_of(x, state))
             if checkpoints.due(step) or step == x.steps:
                 journal.flush()
-                checkpoints.save(step, state, position)
+                checkpoints.save(step, state, position, **best.facts)
         journal.flush()
         if step < x.steps:
-            checkpoints.save(step, state, position)
+            checkpoints.save(step, state, position, **best.facts)
         stream.close()
         checkpoints.close()
-        journal.close(step)
-    return RESUME if step < x.steps else 0
+        journal.close(step, best)
+    return RESUME if step < x.steps and not best.exhausted else 0
 
 
 def prepare(given: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], Any]:
@@ -103,15 +112,19 @@ def prepare(given: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], An
     if resolved["init"]:
         begin_from(resolved, stored)
     # Mistakes are told before the text is read, which may take hours. V is not known yet.
-    x = experiment({**resolved, "model": {"vocab": 1, **resolved["model"]}})
+    steps = resolved["steps"] or (stored["steps"] if kept else PROVISIONAL)
+    expected = timed(resolved, steps)
+    x = experiment({**expected, "model": with_told(expected["model"], vocab=1)})
     if kept:
-        refuse_other(workdir, stored, resolved)
+        refuse_other(workdir, stored, expected)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; give a directory, which need not exist")
     data = x.data.prepare(workdir / "data", x.objective.length, kept)
     if jax.process_index() == 0:
         data.tokenizer.save(workdir / "tokenizer")
-    vocab = resolved["model"].setdefault("vocab", data.tokenizer.vocab)
+    resolved = timed(resolved, steps_of(resolved, len(data.train)))
+    resolved["model"] = with_told(resolved["model"], vocab=data.tokenizer.vocab)
+    vocab = resolved["model"].get("trunk", resolved["model"])["vocab"]
     if vocab < data.tokenizer.vocab:
         raise UserError(
             f"model.vocab is {vocab}, and the tokenizer has {data.tokenizer.vocab} tokens; "
@@ -122,7 +135,9 @@ def prepare(given: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], An
         if list(named) != list(data.classes):
             raise UserError(
                 f"model.classes is {', '.join(named)}, and the data's classes are "
-                f"{', '.join(data.classes)}; leave it out, or give data.classes the same"
+                f"{', '.join(data.classes)}; leave it out (or, where it is that of --config.init, "
+                "give the data's classes as model.classes to draw a new head), or give "
+                "data.classes the same"
             )
     check_samples(x, data.tokenizer)
     return resolved, data
@@ -150,8 +165,7 @@ def begin_from(resolved: dict[str, Any], stored: Mapping[str, Any] | None) -> No
     asked, source = resolved["model"], Path(resolved["init"])
     began = stored is not None and stored["init"] == resolved["init"]
     found = stored["model"] if began else restore.section(source)
-    execution = {name: asked[name] for name in restore.EXECUTION if name in asked}
-    resolved["model"] = {**found, **execution}
+    resolved["model"] = restore.begun(asked, found)
     log.note(model_from_init=config.differences(asked, resolved["model"]))
     if began:
         resolved["data"]["tokenizer"] = stored["data"]["tokenizer"]
@@ -192,18 +206,18 @@ def claim(workdir: Path, resolved: Mapping[str, Any]) -> None:
         log.write_text(path, json.dumps(resolved, indent=2) + "\n")
 
 
-def start(trainer: Trainer, checkpoints: Any) -> tuple[State, int]:
-    """The newest good state and its position in the data, or the first."""
+def start(trainer: Trainer, checkpoints: Any) -> tuple[State, dict[str, Any]]:
+    """The newest good state and what lies beside it, or the first."""
     restored = checkpoints.restore(trainer.abstract())
     if restored is not None:
-        state, meta = restored
-        return state, int(meta["position"])
-    init = trainer.experiment.init
+        return restored
+    init, beginning = trainer.experiment.init, {"position": 0}
     if not init:
-        return trainer.init(), 0
+        return trainer.init(), beginning
     loaded = restore.open_checkpoint(init)
-    log.note(init={"path": init, **standing(init, loaded)})
-    return trainer.init(loaded.params), 0
+    params, told = restore.given(trainer.experiment.model, loaded)
+    log.note(init={"path": init, **told, **standing(init, loaded)})
+    return trainer.init(params), beginning
 
 
 def draw(stream: Any, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -236,8 +250,18 @@ def next_event(x: Experiment, step: int) -> int:
 
 def _completed_by(resolved: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
     """The config with what data told the model of a stored one, where it does not say so itself."""
-    told = {key: v for key, v in stored.get("model", {}).items() if key in ("vocab", "classes")}
-    return {**resolved, "model": {**told, **resolved["model"]}}
+    model = stored.get("model", {})
+    vocab = {"vocab": model.get("trunk", model).get("vocab")}
+    completed = with_told(resolved["model"], **vocab)
+    told = {name: model[name] for name in ("classes",) if name in model}
+    return {**resolved, "model": {**told, **completed}}
+
+
+def with_told(model: Mapping[str, Any], vocab: int) -> dict[str, Any]:
+    """A model section with V, in its trunk where it has one, unless it says it itself."""
+    if "trunk" in model:
+        return {**model, "trunk": {"vocab": vocab, **model["trunk"]}}
+    return {"vocab": vocab, **model}
 
 
 @contextlib.contextmanager

@@ -3,16 +3,18 @@
 import dataclasses
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 
-from lm_research import config, log, mesh
+from lm_research import config, log, mesh, tree
 from lm_research.data import tokenizer as tokenizers
 from lm_research.errors import UserError
 from lm_research.hub import load as hub
 from lm_research.hub.names import abstract
+from lm_research.models import TextClassifier
 from lm_research.optimizers.averaged import AveragedState
 from lm_research.train import checkpoint
 from lm_research.train.experiment import CONTENTS, experiment
@@ -20,6 +22,7 @@ from lm_research.train.step import Trainer
 
 # What an experiment says of a model that it starts from: how to run it, not what it is.
 EXECUTION = ("dtype", "dropout", "attention_dropout", "execution", "remat", "kernel")
+BEST = "best"  # the directory of the parameters that are best by `checkpoint.best`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +114,10 @@ def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:
         return loaded(params=hub.load(path, model), eos=ends, context=hub.context(path))
     stored = stored_config(path)
     if "weights" in stored:
-        params, meta = _trained(path, {**stored, "model": described})
+        if stored["checkpoint"].get("best") and (path / BEST).is_dir():
+            params, meta = checkpoint.load_params(path / BEST, _places(model))
+        else:
+            params, meta = _trained(path, {**stored, "model": described})
         objective = config.build(stored["objective"], CONTENTS, "objective")
         context, prefix = objective.length, getattr(objective, "prefix", False)
     else:  # `save_run` wrote it
@@ -120,6 +126,60 @@ def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:
         prefix = stored.get("prefix", False)
     told = dict(eos=eos, context=context, prefix=prefix, step=int(meta["step"]))
     return loaded(params=params, **told)
+
+
+def begun(asked: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """The model section of a run that starts from a model with the section `found`.
+
+    Of the section that is asked for it takes how to run the model; and where it asks for a
+    classifier, the head, whose trunk the other model becomes.
+    """
+    execution = lambda given: {name: given[name] for name in EXECUTION if name in given}
+    if asked["kind"] != "Classifier":
+        return {**found, **execution(asked)}
+    head = {name: value for name, value in asked.items() if name != "trunk" and value != "auto"}
+    if found["kind"] != "Classifier":
+        found = {**hub.head(found["kind"], head.get("pool")), "trunk": found}
+    return {**found, **head, "trunk": {**found["trunk"], **execution(asked["trunk"])}}
+
+
+def given(model: nn.Module, loaded: Loaded) -> tuple[Any, dict[str, Any]]:
+    """Parameters of `model` from another one, None where it has none; and what to say of that.
+
+    Raises:
+      UserError: a parameter has another shape, or one of a trunk is missing.
+    """
+    has = tree.named_leaves(loaded.params)
+    wanted = tree.named_leaves(tree.unboxed(abstract(model)))
+    taken = {name: _source(name, has) for name in wanted}
+    drawn = [name for name, source in taken.items() if source is None]
+    if isinstance(model, TextClassifier):
+        classes = loaded.section.get("classes", model.classes)
+        if list(classes) != list(model.classes):  # the head of another task
+            drawn += [name for name in ("kernel", "bias") if name in taken and name not in drawn]
+    headed = ("dense/", "kernel", "bias") if isinstance(model, TextClassifier) else ()
+    if lacking := [name for name in drawn if not name.startswith(headed)]:
+        raise UserError(f"init has no {lacking[0]}, which the model needs")
+    for name, source in taken.items():
+        if name not in drawn and has[source].shape != wanted[name].shape:
+            raise UserError(
+                f"init has {source} as {list(has[source].shape)}; "
+                f"the model needs {list(wanted[name].shape)}"
+            )
+    params = tree.map_named(
+        lambda name, _: None if name in drawn else has[taken[name]], tree.unboxed(abstract(model))
+    )
+    left = sorted(set(has) - {source for source in taken.values() if source is not None})
+    told = {"drawn": drawn, "let_be": left}
+    if drawn:
+        log.fallback(", ".join(drawn), "drawn anew", f"{loaded.section['kind']} has none that fits")
+    return params, {name: names for name, names in told.items() if names}
+
+
+def _source(name: str, has: Mapping[str, Any]) -> str | None:
+    """Which of another model's parameters one of a classifier, or of the same model, is."""
+    pooler = name.replace("dense/", "pooler/dense/", 1)
+    return next((n for n in (name, name.removeprefix("trunk/"), pooler) if n in has), None)
 
 
 def part_of(loaded: Loaded, name: str) -> Loaded:

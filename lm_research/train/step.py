@@ -71,7 +71,8 @@ class Trainer:
         """The first state, made in place on the mesh: no host ever holds it whole.
 
         Args:
-          params: plain parameters to start from, laid out on the mesh; None draws them.
+          params: plain parameters to start from, laid out on the mesh; None in the place of one,
+            or of them all, draws it.
         """
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract())
         key = jax.random.key(self.experiment.seed)
@@ -79,9 +80,8 @@ class Trainer:
         def make(key, params):
             boxed = self.params(key)
             if params is not None:
-                boxed = jax.tree.map(
-                    lambda box, value: box.replace(value=value), boxed, params, is_leaf=tree.boxed
-                )
+                given = lambda box, value: box if value is None else box.replace(value=value)
+                boxed = jax.tree.map(given, boxed, params, is_leaf=tree.boxed)
             return self._state(*tree.unboxed(self.experiment.weights.split(boxed, key)))
 
         return jax.jit(make, out_shardings=shardings)(key, params)

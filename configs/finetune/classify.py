@@ -1,0 +1,104 @@
+"""Which class a text belongs to: a pretrained model, a linear head, a few epochs.
+
+    python -m lm_research train --config=configs/finetune/classify.py:heldout=dev.tsv \
+        --config.init=BERT_DIRECTORY --config.data.source.paths=train.tsv --workdir=runs/sentiment
+    python -m lm_research predict --checkpoint=runs/sentiment --text='a film to remember'
+    python -m lm_research convert --source=runs/sentiment --target=BertForSequenceClassification
+
+`init` is a Hugging Face directory or a run of ours, an encoder or a decoder; without it, a model of
+the knobs `family` and `size` begins from nothing. Tables are .tsv, .csv or .jsonl with a text and a
+label in columns that the knobs name (or number, where files do not name them). Without a knob
+`heldout`, a tenth of the texts is held out. The run keeps the parameters that are best on them and
+stops when they have not become better for `patience` evaluations.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from lm_research.config import knobs
+from lm_research.models.sizes import sized
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Knobs: heldout (a table); text, label (columns); epochs, peak; family, size; others."""
+    knob = knobs(
+        arg,
+        heldout="",
+        text="text",
+        label="label",
+        family="bert",
+        size="",
+        width=0,
+        layers=0,
+        heads=0,
+        vocab=8192,
+        length=128,
+        batch=16,
+        epochs=3.0,
+        peak=5e-5,
+        warmup=0.1,
+        decay=0.01,
+        dropout=0.1,
+        evaluations=2.0,  # in an epoch
+        patience=6,
+        dtype="float32",
+    )
+    column = lambda name: int(name) if name.isdigit() else name
+    columns = dict(text=column(knob.text), label=column(knob.label))
+    heldout = dict(kind="Table", paths=knob.heldout, columns=columns) if knob.heldout else 0.1
+    trunk = sized(
+        knob.family,
+        knob.size,
+        width=knob.width,
+        layers=knob.layers,
+        heads=knob.heads,
+        length=knob.length,
+    )
+    return ConfigDict(
+        dict(
+            model=dict(
+                kind="Classifier",
+                trunk=dict(**trunk, vocab=placeholder(int), dtype=knob.dtype),
+                classes=placeholder(tuple),
+                pool=placeholder(str),
+                activation="auto",
+                dropout=knob.dropout,
+            ),
+            objective=dict(kind="Classify", length=knob.length, smoothing=0.0),
+            data=dict(
+                kind="Labelled",
+                source=dict(kind="Table", paths=placeholder(str), columns=columns),
+                heldout=heldout,
+                classes=placeholder(tuple),
+                tokenizer=dict(kind="BPE", vocab=knob.vocab, roles=("pad", "mask", "cls", "sep")),
+            ),
+            weights=dict(kind="Full"),
+            optimizer=dict(
+                kind="AdamW",
+                peak=knob.peak,
+                warmup=knob.warmup,
+                shape="linear",
+                final=0.0,
+                b2=0.999,
+                decay=knob.decay,
+                clip=1.0,
+            ),
+            evals=dict(
+                heldout=dict(kind="HeldOut", every=1 / (knob.evaluations * knob.epochs), batch=64)
+            ),
+            mesh=dict(data=-1, fsdp=1, tensor=1),
+            seed=0,
+            steps=placeholder(int),
+            batch=dict(size=knob.batch, microbatches=1, steps_per_dispatch=1, epochs=knob.epochs),
+            init=placeholder(str),
+            resume="same",
+            checkpoint=dict(
+                every=1 / (knob.evaluations * knob.epochs),
+                keep=1,
+                best="heldout/accuracy",
+                better="higher",
+                patience=knob.patience,
+            ),
+            log=dict(every=10, tensorboard=True, samples=dict(every=0)),
+        )
+    )
