@@ -5,6 +5,7 @@ import itertools
 import math
 import re
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -105,6 +106,25 @@ class LoRA:
 def is_pair(node: Any) -> bool:
     """Whether a node of the trained tree is the two factors of one matrix."""
     return isinstance(node, dict) and set(node) == {"a", "b"}
+
+
+def begun(trained: Any, arrays: Mapping[str, Any]) -> Any:
+    """What `LoRA` trains, with the arrays of an adapter in the places that they name.
+
+    Raises:
+      UserError: one has another shape, as a head of other classes has.
+    """
+
+    def taken(name: str, leaf: Any) -> Any:
+        found = arrays.get(name, leaf)
+        if found.shape != leaf.shape:
+            raise UserError(
+                f"the adapter holds {name} as {list(found.shape)}; "
+                f"the model needs {list(leaf.shape)}"
+            )
+        return found
+
+    return tree.map_named(taken, trained)
 
 
 def split_axes(names: tuple) -> tuple[tuple, tuple, tuple]:

@@ -27,6 +27,10 @@ class Rows:
     table: str = "embedding/table$"
     rest: Any = None
 
+    def __post_init__(self):
+        if getattr(self.rest, "adapter", None):
+            raise ValueError("rest.adapter is set; only weights of kind LoRA begin from an adapter")
+
     def split(self, params: Tree, key: jax.Array) -> tuple[Tree, Tree]:
         """Rows in the table's place among what `rest` trains; and the tables beside the others.
 
