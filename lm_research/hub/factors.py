@@ -55,20 +55,18 @@ class Piece:
 
     Attributes:
       path, index: which it is.
-      inner, outer: the sides of our factors `a` and `b`.
-      swapped: whether `a` is the factor of what the module puts out, as of a head's table [V, D].
+      inner, outer: what it reads and what it puts out: the sides of our factors `a` and `b`.
     """
 
     path: str
     index: tuple[int, ...]
     inner: Side
     outer: Side
-    swapped: bool
 
     @property
     def sides(self) -> tuple[Side, Side]:
-        """What the module reads, and what it puts out."""
-        return (self.outer, self.inner) if self.swapped else (self.inner, self.outer)
+        """Both."""
+        return self.inner, self.outer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +89,7 @@ class Module:
         pairs = []
         for piece in found:
             a, b = (ours[f"{piece.path}/{factor}"][piece.index] for factor in "ab")
-            pair = piece.inner.theirs(a), piece.outer.theirs(np.moveaxis(b, 0, -1))
-            pairs.append(pair[::-1] if piece.swapped else pair)
+            pairs.append((piece.inner.theirs(a), piece.outer.theirs(np.moveaxis(b, 0, -1))))
         ranks = [read.shape[1] for read, _ in pairs]
         sizes = [side.size for side in found[0].sides]
         whole = [np.zeros((size, sum(ranks)), np.float32) for size in sizes]
@@ -108,7 +105,7 @@ class Module:
         mine = np.ones(both[0].shape[1], bool)
         for whole, own in zip(both, theirs):
             mine &= own.any(0) | ~whole.any(0)
-        a, b = (rows[:, mine] for rows in (theirs[::-1] if piece.swapped else theirs))
+        a, b = (rows[:, mine] for rows in theirs)
         return piece.inner.back(a), np.moveaxis(piece.outer.back(b), -1, 0)
 
 
@@ -128,7 +125,7 @@ def modules(
         pieces = [_piece(part, tensor, given) for part in tensor.parts]
         if None in pieces:
             continue
-        reads = _axis(tensor.parts[0], pieces[0].sides[0].letters)
+        reads = _axis(tensor.parts[0], pieces[0].inner.letters)
         module = name.removesuffix(WEIGHT)
         found[module] = Module(module, reads == 0, tuple(pieces))
     return found
@@ -171,11 +168,10 @@ def _piece(
     if not part.stored or "E" in part.letters or len(part.index) > 1:
         return None  # `transformers` keeps experts in one parameter, which is no module
     _, inner, outer = split_axes(tuple(given[part.ours].letters))
-    head = part.ours.endswith("head/table")
-    if not inner or not outer or (part.ours.endswith("table") and not head):
-        return None
+    if not inner or not outer or part.ours.endswith("table"):
+        return None  # PEFT's embeddings are modules of another kind, and heads may be tied to them
     sides = [_side(part, tensor, "".join(letters)) for letters in (inner, outer)]
-    return None if None in sides else Piece(part.ours, part.index, *sides, swapped=head)
+    return None if None in sides else Piece(part.ours, part.index, *sides)
 
 
 def _side(part: names.Part, tensor: names.Tensor, ours: str) -> Side | None:
