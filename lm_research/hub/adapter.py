@@ -53,15 +53,12 @@ class Adapter:
     def merged(self, params: Any, boxed: Any) -> Any:
         """Plain parameters: those of the base, shaped as `boxed`, with the adapter in them."""
         lora = LoRA(**{name: value for name, value in self.weights.items() if name != "kind"})
-
-        def make(params, arrays):
-            boxes = jax.tree.map(
-                lambda box, p: box.replace(value=p), boxed, params, is_leaf=tree.boxed
-            )
-            trained, held = tree.unboxed(lora.split(boxes, jax.random.key(0)))
-            return lora.join(begun(trained, arrays), held)
-
-        return jax.jit(make, out_shardings=mesh.shardings(boxed))(params, self.arrays)
+        shapes = jax.eval_shape(lambda key: lora.split(boxed, key)[0], jax.random.key(0))
+        own = tree.named_leaves(params)  # of those that are trained themselves, what is not here
+        trained = begun(tree.unboxed(shapes), {**own, **self.arrays})
+        itself = tree.named_leaves(trained)
+        held = tree.map_named(lambda name, p: None if name in itself else p, params)
+        return jax.jit(lora.join, out_shardings=mesh.shardings(boxed))(trained, held)
 
 
 def is_adapter(directory: str | Path) -> bool:

@@ -232,7 +232,7 @@ def save_adapter(target: Path, source: Path) -> tuple[int, int]:
             f"the run in {source} began from no directory (init), so none has the weights that its "
             "factors are added to; --target_format=huggingface writes the sum"
         )
-    x, trained, _, meta = _split(source, stored)
+    x, trained, _, meta = split(source, stored)
     if (source / BEST).is_dir():
         asked, why = "the best parameters", "of those only the sum is kept"
         log.fallback(asked, f"the factors of step {meta['step']}", why)
@@ -243,11 +243,11 @@ def save_adapter(target: Path, source: Path) -> tuple[int, int]:
 
 def _trained(path: Path, stored: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """A run's parameters: only what they are made of is read, and not its data."""
-    x, trained, held, meta = _split(path, stored)
+    x, trained, held, meta = split(path, stored)
     return x.weights.join(trained, held), meta
 
 
-def _split(path: Path, stored: dict[str, Any]) -> tuple[Experiment, Any, Any, dict[str, Any]]:
+def split(path: Path, stored: dict[str, Any]) -> tuple[Experiment, Any, Any, dict[str, Any]]:
     """What a run's parameters are made of: its experiment, and what is trained and held."""
     x = experiment({**stored, "data": None, "evals": {}})
     state = Trainer.of(x).abstract()
