@@ -83,6 +83,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
                     params = params_of(x, state)
                     numbers = evaluators[name](x.model, params)
                     journal.evaluated(step, name, numbers)
+                    journal.wrote(name, getattr(evaluators[name], "outputs", ()))
                     if best.improves(step, name, numbers):
                         save_params(workdir / restore.BEST, params, step, keep=2)
             if x.log.samples.every and due(step, x.log.samples.every, x.steps):
