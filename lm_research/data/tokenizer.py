@@ -12,6 +12,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from lm_research.data.frame import PairFrame
 from lm_research.errors import UserError
 
 END = "<|endoftext|>"
@@ -107,6 +108,36 @@ class Tokenizer:
         places = range(len(framed) - len(bare) + 1)
         begin = next(i for i in places if (framed[i : i + len(bare)] == bare).all())
         return framed[:begin], framed[begin + len(bare) :]
+
+    @functools.cached_property
+    def pair_frame(self) -> PairFrame:
+        """What stands around two texts, and between them.
+
+        It is what `transformers` adds, or where that is nothing, the end of a text after each.
+        """
+        end = np.array([] if self.eos is None else [self.eos], np.int32)
+        bare = PairFrame((end[:0], end, end), (end[:0], end * 0, end * 0), (0, 0))
+        if self._characters is not None:
+            return bare
+        found = self._tokenizer.encode("a", "a", add_special_tokens=True)
+        own = [i for i, text in enumerate(found.sequence_ids) if text is not None]
+        if len(own) == len(found.ids):
+            return bare
+        first, second = ([i for i in own if found.sequence_ids[i] == text] for text in (0, 1))
+        spans = (0, first[0]), (first[-1] + 1, second[0]), (second[-1] + 1, len(found.ids))
+        parts = lambda values: tuple(np.array(values[a:b], np.int32) for a, b in spans)
+        texts = found.type_ids[first[0]], found.type_ids[second[0]]
+        return PairFrame(parts(found.ids), parts(found.type_ids), texts)
+
+    def pair(self, first: str, second: str, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """int32 ids and types of two texts as one, of `length` at most: see `PairFrame.kept`.
+
+        Raises:
+          UserError: a character is unknown to it.
+        """
+        both = self.encode_batch([first, second])
+        kept = self.pair_frame.kept(*map(len, both), length)
+        return self.pair_frame.joined(*(ids[:count] for ids, count in zip(both, kept)))
 
     def complete(self, text: str) -> np.ndarray:
         """int32 ids of a whole text, as an encoder-decoder reads or writes it.
