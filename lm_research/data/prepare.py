@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lm_research import log
+from lm_research.config import known
 from lm_research.data import shards
 from lm_research.data.permutation import permuted
 from lm_research.data.source import Source
@@ -30,6 +31,7 @@ class Prepared:
       tokenizer: what the ids mean.
       facts: what the run should say of its data; `..._tokens` are those that one pass predicts.
       classes: names of the classes that records belong to, by number; none of plain text.
+      others: further windows to be judged by, under names of their own.
     """
 
     train: Source
@@ -37,6 +39,17 @@ class Prepared:
     tokenizer: Tokenizer
     facts: dict[str, Any]
     classes: tuple[str, ...] = ()
+    others: Mapping[str, Source] = dataclasses.field(default_factory=dict)
+
+    def part(self, name: str) -> Source:
+        """What is to be judged by, under its name.
+
+        Raises:
+          UserError: there is no such part.
+        """
+        parts = {"heldout": self.heldout, **self.others}
+        known(name, parts, "part of the data")
+        return parts[name]
 
 
 def check_heldout(heldout: float | Source) -> None:
@@ -53,7 +66,7 @@ def determined(source: Source, tokenizer: Trains, heldout: float | Source) -> di
     """What prepared data hangs on; fingerprints of files stand for their texts."""
     given = not isinstance(heldout, float | int)
     sources = (source, heldout) if given else (source,)
-    prints = [getattr(one, "fingerprint", lambda: None)() for one in sources]
+    prints = [fingerprint(one) for one in sources]
     described = repr(tokenizer)
     if isinstance(tokenizer, Pretrained):
         described = tokenizer.train(()).hash
@@ -62,6 +75,11 @@ def determined(source: Source, tokenizer: Trains, heldout: float | Source) -> di
         "heldout": "given" if given else heldout,
         "fingerprints": None if None in prints else prints,
     }
+
+
+def fingerprint(source: Source) -> str | None:
+    """Changes when what a source reads does; None where it cannot say."""
+    return getattr(source, "fingerprint", lambda: None)()
 
 
 def preparation(path: Path) -> dict[str, Any]:
