@@ -111,7 +111,5 @@ class Scores:
             return 1
         if self.positive not in classes:
             named = ", ".join(map(repr, classes))
-            raise UserError(
-                f"f1 is of the class {self.positive!r} (positive); it takes one of {named}"
-            )
+            raise UserError(f"f1 is of the class {self.positive!r} (positive); they are {named}")
         return classes.index(self.positive)

@@ -62,11 +62,12 @@ def test_of_a_pair_the_model_is_told_which_text_is_which(model, params):
     encoder = Classifier(BERT(11, 8, 1, 2, dropout=0.0), ("a", "b", "c"))
     drawn = tree.unboxed(initial(encoder, jax.random.key(0)))
     drawn = jax.tree.map(lambda leaf: 10 * leaf, drawn)
-    assert not np.allclose(read(encoder, drawn, rows), read(encoder, drawn, other), rtol=1e-3)
+    told = jax.jit(read, static_argnums=0)
+    assert not np.allclose(told(encoder, drawn, rows), told(encoder, drawn, other), rtol=1e-3)
     assert np.array_equal(read(model, params, rows), read(model, params, other))
 
 
-def test_squared_errors_by_hand(params, adds_up):
+def test_squared_errors_by_hand(params):
     model, one = FastText(11, ("score",), 6), {**params, "kernel": params["kernel"][:, :1]}
     objective = Regress(8)
     rows = batch(objective, [(text, label + 0.5) for text, label in TEXTS])
@@ -76,9 +77,6 @@ def test_squared_errors_by_hand(params, adds_up):
     mean = np.stack([params["embedding"]["table"][np.array(text)].mean(0) for text, _ in TEXTS])
     by_hand = 2 * (told - np.array([2.5, 0.5, 1.5])) @ mean
     assert np.allclose(gradients["kernel"][:, 0], by_hand, rtol=1e-4)
-    rows = batch(objective, [*((text, 1.0) for text, _ in TEXTS), ([8, 8], 3.0)])
-    rows["weights"][1] = 0
-    adds_up(lambda rows: totalled(objective, model, one, rows), rows, 2)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
