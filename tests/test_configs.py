@@ -1,7 +1,6 @@
 """Every file in configs/, shrunk by its knobs and fields, trains, resumes, and is of use."""
 
 import os
-import runpy
 import signal
 from pathlib import Path
 
@@ -14,7 +13,9 @@ from lm_research.commands import config_flag
 from lm_research.infer import generate, score
 from lm_research.infer.classify import classify
 from lm_research.models import gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3, t5
+from lm_research.models.sizes import SIZED
 from lm_research.train import loop
+from lm_research.train.duration import timed
 from lm_research.train.restore import open_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -37,6 +38,10 @@ SHRUNK = {
     ),
     "fasttext": (
         "width=4,order=2,least=2,most=3,buckets=50,length=64,batch=8,steps=4",
+        {"data.heldout": 0.2},
+    ),
+    "finetune/classify": (
+        "width=16,layers=1,heads=2,vocab=261,length=16,batch=8,epochs=1",
         {"data.heldout": 0.2},
     ),
     "gpt2_small": (
@@ -67,7 +72,7 @@ FIELDS |= {"checkpoint.every": 4, "evals.heldout.every": 4, "batch.steps_per_dis
 DECODERS = [
     size for family in (gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3) for size in family.SIZES
 ]
-PRETRAINED = runpy.run_path(str(CONFIGS / "pretrain.py"))["FAMILIES"]
+PRETRAINED = [f"pretrain.py:family={family}" for family in SIZED]
 
 
 def shrunk(name, directory):
@@ -82,9 +87,8 @@ def shrunk(name, directory):
 
 
 def test_every_config_is_here():
-    assert {path.stem for path in CONFIGS.glob("*.py")} == {
-        name.partition(":")[0] for name in SHRUNK
-    }
+    found = {str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.py")}
+    assert found == {name.partition(":")[0] for name in SHRUNK}
 
 
 @pytest.mark.parametrize("name", SHRUNK)
@@ -122,6 +126,8 @@ def test_trains_resumes_and_generates_scores_or_classifies(name, tmp_path, monke
     [
         "quickstart",
         "fasttext",
+        "finetune/classify",
+        "finetune/classify.py:family=gpt2,size=small",
         *(f"gpt2_small.py:size={size}" for size in ("small", "medium", "large", "xl")),
     ]
     + [f"mamba2.py:size={size}" for size in ("tiny", "130m", "370m", "780m", "1.3b", "2.7b")]
@@ -133,7 +139,7 @@ def test_trains_resumes_and_generates_scores_or_classifies(name, tmp_path, monke
     + ["bert.py:family=distilbert,unit=word"]
     + [f"bert.py:family=modernbert,size={size},length=1024" for size in ("base", "large")]
     + [f"electra.py:size={size}" for size in ("small", "base", "large")]
-    + [f"pretrain.py:family={family}" for family in PRETRAINED]
+    + PRETRAINED
     + [f"t5.py:size={size}" for size in t5.SIZES]
     + [f"t5.py:version=1.0,size={size},objective=denoisers" for size in t5.FIRST_SIZES]
     + ["t5.py:objective=seq2seq,length=128"]
@@ -154,8 +160,8 @@ def test_as_published_is_an_experiment(argument):
     config = config_flag.loaded(str(CONFIGS / argument) + ("" if ":" in argument else ".py"))
     if config.data.kind in ("Parallel", "Labelled"):
         config.data.source.paths = "pairs.tsv"  # the user's own
-    given = completed(config)
-    x = experiment({**given, "model": {"vocab": 257, **given["model"]}})
+    given = timed(completed(config), config.steps or 1000)
+    x = experiment({**given, "model": loop.with_told(given["model"], vocab=257)})
     check_samples(x, Bytes().train(()))
 
 
