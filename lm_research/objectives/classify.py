@@ -22,11 +22,13 @@ class Classify:
     Attributes:
       length: T, the tokens that a text has at most; `Labelled` cuts longer ones.
       smoothing: of the targets, towards uniform (Szegedy et al., 2016).
+      ragged: what batches are cut in, where all of their texts are shorter than `length`.
       likelihood: the loss is not the negative log-probability of the text.
     """
 
     length: int
     smoothing: float = 0.0
+    ragged: ClassVar[tuple[str, ...]] = ("tokens", "segments", "types")
     likelihood: ClassVar[bool] = False
 
     def __post_init__(self):

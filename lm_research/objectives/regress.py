@@ -19,10 +19,12 @@ class Regress:
 
     Attributes:
       length: T, the tokens that a text has at most; `Labelled` cuts longer ones.
+      ragged: what batches are cut in, where all of their texts are shorter than `length`.
       likelihood: the loss is not the negative log-probability of the text.
     """
 
     length: int
+    ragged: ClassVar[tuple[str, ...]] = ("tokens", "segments", "types")
     likelihood: ClassVar[bool] = False
 
     def refusal(self, model: nn.Module) -> str:
