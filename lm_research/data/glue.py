@@ -172,6 +172,16 @@ def task(name: str) -> Task:
     return TASKS[name]
 
 
+def trained(name: str) -> Task:
+    """A task that models are trained for.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    known(name, [name for name, found in TASKS.items() if found.judged], "task of GLUE to train")
+    return TASKS[name]
+
+
 def labelled(name: str, file: str, split: str, path: str, **columns: Column) -> dict[str, Any]:
     """The section of a source with the labelled records of one file or split.
 
