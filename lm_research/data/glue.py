@@ -195,8 +195,7 @@ def labelled(name: str, file: str, split: str, path: str, **columns: Column) -> 
     found = task(name)
     if not path:
         return _tfds(name, split, {**found.tfds, "label": "label"})
-    own = {**found.columns, **columns}
-    return _table(found, Path(path) / file, own)
+    return _table(Path(path) / file, {**found.columns, **columns}, short=found.short)
 
 
 def unlabelled(name: str, file: str, split: str, path: str) -> dict[str, Any]:
@@ -204,7 +203,7 @@ def unlabelled(name: str, file: str, split: str, path: str) -> dict[str, Any]:
     found = task(name)
     if not path:
         return _tfds(name, split, {**found.tfds, "id": "idx"})
-    return _table(found, Path(path) / file, dict(found.test))
+    return _table(Path(path) / file, found.test)
 
 
 def _tfds(name: str, split: str, fields: dict[str, str]) -> dict[str, Any]:
@@ -212,6 +211,5 @@ def _tfds(name: str, split: str, fields: dict[str, str]) -> dict[str, Any]:
     return dict(kind="TFDS", name=f"glue/{name}", split=split, fields=fields, labels=labels)
 
 
-def _table(found: Task, path: Path, columns: Mapping[str, Column]) -> dict[str, Any]:
-    section = dict(kind="Table", paths=str(path), columns=dict(columns), form="tsv")
-    return section if found.short == "refuse" else {**section, "short": found.short}
+def _table(path: Path, columns: Mapping[str, Column], **more: Any) -> dict[str, Any]:
+    return dict(kind="Table", paths=str(path), columns=dict(columns), form="tsv", **more)

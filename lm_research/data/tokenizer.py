@@ -129,15 +129,31 @@ class Tokenizer:
         texts = found.type_ids[first[0]], found.type_ids[second[0]]
         return PairFrame(parts(found.ids), parts(found.type_ids), texts)
 
-    def pair(self, first: str, second: str, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """int32 ids and types of two texts as one, of `length` at most: see `PairFrame.kept`.
+    def fitted(
+        self, text: str, pair: str | None = None, length: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """A text, or two as one, as classifiers read them.
+
+        Args:
+          text: the text, or the first.
+          pair: the second.
+          length: tokens at most; what is too much is cut from the end of the longer text.
+
+        Returns:
+          int32 ids, of two texts also their types, and how many tokens there were before any cut.
 
         Raises:
           UserError: a character is unknown to it.
         """
-        both = self.encode_batch([first, second])
-        kept = self.pair_frame.kept(*map(len, both), length)
-        return self.pair_frame.joined(*(ids[:count] for ids, count in zip(both, kept)))
+        if pair is None:
+            ids, (before, after) = self.encode(text), self.frame
+            framed = len(before) + len(after)
+            room = len(ids) if length is None else max(0, length - framed)
+            return np.concatenate([before, ids[:room], after]), None, framed + len(ids)
+        both = self.encode_batch([text, pair])
+        whole = self.pair_frame.size + sum(map(len, both))
+        kept = self.pair_frame.kept(*map(len, both), whole if length is None else length)
+        return *self.pair_frame.joined(*(ids[:n] for ids, n in zip(both, kept))), whole
 
     def complete(self, text: str) -> np.ndarray:
         """int32 ids of a whole text, as an encoder-decoder reads or writes it.

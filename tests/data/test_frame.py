@@ -31,19 +31,22 @@ def test_framed_and_cut_as_tokenizers_does(name):
             for length in (*range(6, 20), 200):
                 inner.enable_truncation(length, strategy="longest_first")
                 theirs = inner.encode(first, second)
-                tokens, types = framed.pair(first, second, length)
+                tokens, types, whole = framed.fitted(first, second, length)
                 assert tokens.tolist() == theirs.ids and types.tolist() == theirs.type_ids
+            assert len(framed.fitted(first, second)[0]) == whole == len(theirs.ids)
 
 
 def test_without_special_tokens_texts_end():
     tokenizer = Bytes().train(())
-    tokens, types = tokenizer.pair("ab", "c", 8)
+    tokens, types, _ = tokenizer.fitted("ab", "c", 8)
     assert tokens.tolist() == [97, 98, 256, 99, 256] and types.tolist() == [0] * 5
-    tokens, _ = Characters().train(["bc", "c"]).pair("bc", "c", 8)
+    tokens, types, whole = tokenizer.fitted("abc", length=3)
+    assert tokens.tolist() == [97, 98, 256] and types is None and whole == 4
+    tokens, *_ = Characters().train(["bc", "c"]).fitted("bc", "c", 8)
     assert tokens.tolist() == [0, 1, 2, 1, 2]
     bag = Words().train(["b c"])
     both = np.concatenate([bag.whole("b"), bag.whole("c")])
-    assert bag.pair("b", "c", 8)[0].tolist() == both.tolist()
+    assert bag.fitted("b", "c", 8)[0].tolist() == both.tolist()
 
 
 def test_the_classic_frame():
