@@ -14,7 +14,7 @@ from ml_collections.config_dict import placeholder
 
 from lm_research import objectives
 from lm_research.config import knobs, known
-from lm_research.models.sizes import FAMILIES, sized
+from lm_research.models.sizes import sized
 
 OWN = {  # the objective that a family was made for, where it is not the causal one
     **dict.fromkeys(("albert", "bert", "distilbert", "modernbert", "roberta"), "masked"),
@@ -54,7 +54,6 @@ def get_config(arg: str = "") -> ConfigDict:
         peak=1e-3,
         dtype="bfloat16",
     )
-    known(knob.family, FAMILIES, "family")
     objective = knob.objective or OWN.get(knob.family, "causal")
     known(objective, OBJECTIVES, "objective")
     model = sized(

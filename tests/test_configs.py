@@ -1,7 +1,6 @@
 """Every file in configs/, shrunk by its knobs and fields, trains, resumes, and is of use."""
 
 import os
-import runpy
 import signal
 from pathlib import Path
 
@@ -14,7 +13,9 @@ from lm_research.commands import config_flag
 from lm_research.infer import generate, score
 from lm_research.infer.classify import classify
 from lm_research.models import gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3, t5
+from lm_research.models.sizes import SIZED
 from lm_research.train import loop
+from lm_research.train.duration import timed
 from lm_research.train.restore import open_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -39,6 +40,18 @@ SHRUNK = {
         "width=4,order=2,least=2,most=3,buckets=50,length=64,batch=8,steps=4",
         {"data.heldout": 0.2},
     ),
+    "finetune/classify": (
+        "width=16,layers=1,heads=2,vocab=261,length=16,batch=8,epochs=1",
+        {"data.heldout": 0.2},
+    ),
+    "finetune/data_to_text": (
+        "width=16,layers=1,vocab=257,length=24,batch=8,epochs=0.88",
+        {"evals.written.limit": 2},
+    ),
+    "finetune/summarize": (
+        "width=16,layers=1,vocab=257,length=24,summary=8,batch=8,epochs=0.88",
+        {"evals.written.limit": 2},
+    ),
     "gpt2_small": (
         "width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text",
         {"data.tokenizer.vocab": 257, "data.heldout": 0.2},
@@ -60,14 +73,14 @@ SHRUNK = {
     "shakespeare_char": ("width=16,layers=1,length=16,batch=8,steps=4,dispatch=1", {}),
     "xlnet": ("vocab=257,width=16,layers=1,heads=2,length=16,batch=8,steps=4", {}),
 }
-FIELDS = {"log.tensorboard": False, "log.samples.every": 0, "data.source.paths": "text.txt"}
+FIELDS = {"log.tensorboard": False, "log.samples.every": 0}
 # A run of four steps stops after two of them and at the end, and saves there.
 FIELDS |= {"checkpoint.every": 4, "evals.heldout.every": 4, "batch.steps_per_dispatch": 1}
 
 DECODERS = [
     size for family in (gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3) for size in family.SIZES
 ]
-PRETRAINED = runpy.run_path(str(CONFIGS / "pretrain.py"))["FAMILIES"]
+PRETRAINED = [f"pretrain.py:family={family}" for family in SIZED]
 
 
 def shrunk(name, directory):
@@ -77,14 +90,18 @@ def shrunk(name, directory):
     text = str(directory / "text.txt")
     (directory / "table.tsv").write_text("text\tlabel\n" + "good\tyes\nbad and so\tno\n" * 20)
     paths = {"Parallel": f"{text},{text}", "Labelled": str(directory / "table.tsv")}
-    config.data.source.paths = paths.get(config.data.kind, text)
+    files(config.data.source).paths = paths.get(config.data.kind, text)
     return config
 
 
+def files(source):
+    """The section that takes files: the source's own, or of the first that it is made of."""
+    return source.source if source.kind == "EachTarget" else source
+
+
 def test_every_config_is_here():
-    assert {path.stem for path in CONFIGS.glob("*.py")} == {
-        name.partition(":")[0] for name in SHRUNK
-    }
+    found = {str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.py")}
+    assert found == {name.partition(":")[0] for name in SHRUNK}
 
 
 @pytest.mark.parametrize("name", SHRUNK)
@@ -122,6 +139,11 @@ def test_trains_resumes_and_generates_scores_or_classifies(name, tmp_path, monke
     [
         "quickstart",
         "fasttext",
+        "finetune/classify",
+        "finetune/classify.py:family=gpt2,size=small",
+        "finetune/data_to_text",
+        "finetune/data_to_text.py:corpus=webnlg.tar.gz",
+        "finetune/summarize",
         *(f"gpt2_small.py:size={size}" for size in ("small", "medium", "large", "xl")),
     ]
     + [f"mamba2.py:size={size}" for size in ("tiny", "130m", "370m", "780m", "1.3b", "2.7b")]
@@ -133,11 +155,12 @@ def test_trains_resumes_and_generates_scores_or_classifies(name, tmp_path, monke
     + ["bert.py:family=distilbert,unit=word"]
     + [f"bert.py:family=modernbert,size={size},length=1024" for size in ("base", "large")]
     + [f"electra.py:size={size}" for size in ("small", "base", "large")]
-    + [f"pretrain.py:family={family}" for family in PRETRAINED]
+    + PRETRAINED
     + [f"t5.py:size={size}" for size in t5.SIZES]
     + [f"t5.py:version=1.0,size={size},objective=denoisers" for size in t5.FIRST_SIZES]
     + ["t5.py:objective=seq2seq,length=128"]
-    + [f"translation.py:size={size}" for size in ("base", "big")]
+    + [f"translation.py:size={size}" for size in ("base", "big", "small")]
+    + [f"translation.py:size=small,corpus=.,pairs={pairs}" for pairs in ("en-de", "en-de+en-fr")]
     + [f"translation.py:family=bart,size={size}" for size in ("base", "large")]
     + ["translation.py:family=mbart,size=large", "translation.py:family=marian"]
     + [
@@ -152,10 +175,10 @@ def test_as_published_is_an_experiment(argument):
     from lm_research.train.journal import check_samples
 
     config = config_flag.loaded(str(CONFIGS / argument) + ("" if ":" in argument else ".py"))
-    if config.data.kind in ("Parallel", "Labelled"):
-        config.data.source.paths = "pairs.tsv"  # the user's own
-    given = completed(config)
-    x = experiment({**given, "model": {"vocab": 257, **given["model"]}})
+    if config.data.kind in ("Parallel", "Labelled") and "corpus" not in argument:
+        files(config.data.source).paths = "pairs.tsv"  # the user's own
+    given = timed(completed(config), config.steps or 1000)
+    x = experiment({**given, "model": loop.with_told(given["model"], vocab=257)})
     check_samples(x, Bytes().train(()))
 
 

@@ -69,7 +69,8 @@ def test_every_module_stands_on_a_floor():
 
 def test_no_family_imports_another():
     files = (ROOT / "models").glob("*.py")
-    families = {p.stem for p in files if "\nFAMILIES = " in p.read_text()}
+    # A classifier is a head of every family's, told in one place.
+    families = {p.stem for p in files if "\nFAMILIES = " in p.read_text()} - {"classifier"}
     assert {"gpt2", "llama"} < families
     for name in families:
         others = {

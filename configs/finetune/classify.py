@@ -46,6 +46,7 @@ def get_config(arg: str = "") -> ConfigDict:
     column = lambda name: int(name) if name.isdigit() else name
     columns = dict(text=column(knob.text), label=column(knob.label))
     heldout = dict(kind="Table", paths=knob.heldout, columns=columns) if knob.heldout else 0.1
+    often = min(0.999, 1 / (knob.evaluations * knob.epochs))  # a share of the run
     trunk = sized(
         knob.family,
         knob.size,
@@ -83,9 +84,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 decay=knob.decay,
                 clip=1.0,
             ),
-            evals=dict(
-                heldout=dict(kind="HeldOut", every=1 / (knob.evaluations * knob.epochs), batch=64)
-            ),
+            evals=dict(heldout=dict(kind="HeldOut", every=often, batch=64)),
             mesh=dict(data=-1, fsdp=1, tensor=1),
             seed=0,
             steps=placeholder(int),
@@ -93,7 +92,7 @@ def get_config(arg: str = "") -> ConfigDict:
             init=placeholder(str),
             resume="same",
             checkpoint=dict(
-                every=1 / (knob.evaluations * knob.epochs),
+                every=often,
                 keep=1,
                 best="heldout/accuracy",
                 better="higher",

@@ -2,16 +2,17 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lm_research import log
+from lm_research.config import known
 from lm_research.data import shards
 from lm_research.data.permutation import permuted
-from lm_research.data.source import Source
+from lm_research.data.source import Source, print_of
 from lm_research.data.tokenizer import Tokenizer
 from lm_research.data.vocabulary import Pretrained, Trains
 from lm_research.errors import UserError
@@ -30,6 +31,9 @@ class Prepared:
       tokenizer: what the ids mean.
       facts: what the run should say of its data; `..._tokens` are those that one pass predicts.
       classes: names of the classes that records belong to, by number; none of plain text.
+      texts: what was held out as it was written, records {"source": str, "targets": [str, ...]};
+        None where the data has no targets.
+      others: further windows to be judged by, under names of their own.
     """
 
     train: Source
@@ -37,6 +41,18 @@ class Prepared:
     tokenizer: Tokenizer
     facts: dict[str, Any]
     classes: tuple[str, ...] = ()
+    texts: Source | None = None
+    others: Mapping[str, Source] = dataclasses.field(default_factory=dict)
+
+    def part(self, name: str) -> Source:
+        """What is to be judged by, under its name.
+
+        Raises:
+          UserError: there is no such part.
+        """
+        parts = {"heldout": self.heldout, **self.others}
+        known(name, parts, "part of the data")
+        return parts[name]
 
 
 def check_heldout(heldout: float | Source) -> None:
@@ -53,7 +69,7 @@ def determined(source: Source, tokenizer: Trains, heldout: float | Source) -> di
     """What prepared data hangs on; fingerprints of files stand for their texts."""
     given = not isinstance(heldout, float | int)
     sources = (source, heldout) if given else (source,)
-    prints = [getattr(one, "fingerprint", lambda: None)() for one in sources]
+    prints = [print_of(one) for one in sources]
     described = repr(tokenizer)
     if isinstance(tokenizer, Pretrained):
         described = tokenizer.train(()).hash

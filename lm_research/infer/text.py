@@ -10,6 +10,7 @@ import flax.linen as nn
 import numpy as np
 
 from lm_research.data import Tokenizer
+from lm_research.data.text import whole_text
 from lm_research.errors import UserError
 from lm_research.models import EncoderDecoder
 
@@ -25,36 +26,44 @@ class Line:
       text: or None where it came as tokens.
       tokens: or None where it came as text.
       source: what a text to score was written from, where it says so.
+      pair: a second text, where there is one to be read with the first.
     """
 
     where: str
     text: str | None = None
     tokens: np.ndarray | None = None
     source: "Line | None" = None
+    pair: str | None = None
 
 
 def lines(path: Path) -> list[Line]:
-    """The requests in a file of JSON lines, {"text": "..."} or {"tokens": [1, 2]} each.
+    """The requests in a file: of JSON where its name ends in .jsonl, else a text in each line.
 
-    A line may also have a "source", as text or tokens.
+    A line of JSON is {"text": "..."} or {"tokens": [1, 2]}, perhaps with a "source", as text or
+    tokens, or besides a text a second one, its "pair". Either file may end in .gz.
 
     Raises:
       UserError: there is no such file, or nothing in it, or a line is neither; names file and line.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: {error}") from None
+    if not path.is_file():
+        raise UserError(f"cannot read {path}: there is no such file")
+    text = whole_text(path)
     # Not splitlines: a JSON string may hold the other characters that end lines.
-    numbered = enumerate(text.split("\n"), 1)
-    found = [_line(f"{path}:{i}", line) for i, line in numbered if line.strip()]
-    if not found:
+    numbered = enumerate(text.removesuffix("\n").split("\n"), 1)
+    if jsonl(path):
+        found = [_line(f"{path}:{i}", line) for i, line in numbered if line.strip()]
+    else:
+        found = [Line(f"{path}:{i}", text=line.removesuffix("\r")) for i, line in numbered]
+    if not text.strip() or not found:
         raise UserError(
             f'{path} is empty; it takes {{"text": ...}} or {{"tokens": [...]}} per line'
         )
     return found
+
+
+def jsonl(path: Path) -> bool:
+    """Whether a file's name says that it has a JSON object per line."""
+    return path.name.removesuffix(".gz").endswith((".jsonl", ".json"))
 
 
 def _line(where: str, line: str) -> Line:
@@ -70,8 +79,11 @@ def _line(where: str, line: str) -> Line:
     if "source" in value:
         kind = "text" if isinstance(value["source"], str) else "tokens"
         source = _part(f"{where} (source)", kind, value["source"], takes)
+    if not isinstance(value.get("pair", ""), str) or ("pair" in value and "text" not in value):
+        raise UserError(f"{where} has a pair that is no second text; it takes two strings")
     [key] = keys
-    return dataclasses.replace(_part(where, key, value[key], takes), source=source)
+    found = _part(where, key, value[key], takes)
+    return dataclasses.replace(found, source=source, pair=value.get("pair"))
 
 
 def _part(where: str, key: str, value: Any, takes: str) -> Line:
@@ -110,7 +122,7 @@ def encoded(
             '{"tokens": [1, 2, ...]} per line of --input'
         )
     try:
-        line.text.encode()
+        (line.text + (line.pair or "")).encode()
     except UnicodeEncodeError:
         raise UserError(f"{line.where} is not Unicode text; give it as UTF-8") from None
     try:
@@ -147,3 +159,17 @@ def continuation(tokenizer: Any, prompt: Iterable[int], tokens: Sequence[int]) -
     """The text of `tokens` after `prompt`."""
     transcript = Transcript(tokenizer, prompt)
     return transcript.add(tokens) + transcript.rest()
+
+
+def answer(tokenizer: Any, model: nn.Module, prompt: Iterable[int], tokens: Sequence[int]) -> str:
+    """The text of `tokens` that a model wrote, without special tokens.
+
+    Args:
+      tokenizer: what the ids mean.
+      model: an encoder-decoder's text has nothing before it, another's goes on with the prompt.
+      prompt: what the model was given.
+      tokens: what it wrote.
+    """
+    roles = (tokenizer.eos, tokenizer.bos, tokenizer.pad, tokenizer.cls, tokenizer.sep)
+    kept = [token for token in tokens if token not in roles]
+    return continuation(tokenizer, () if isinstance(model, EncoderDecoder) else prompt, kept)

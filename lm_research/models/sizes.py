@@ -26,7 +26,7 @@ from lm_research.models import (
 )
 
 FIELDS = ("width", "layers", "heads")
-FAMILIES = {  # kind, sizes, and what a size's numbers are, where it does not name them
+SIZED = {  # kind, sizes, and what a size's numbers are, where it does not name them
     "albert": ("ALBERT", albert.SIZES, FIELDS),
     "bart": ("BART", bart.SIZES, (*FIELDS, "hidden")),
     "bert": ("BERT", bert.SIZES, FIELDS),
@@ -61,7 +61,7 @@ def sized(
     """A model section without its vocabulary.
 
     Args:
-      family: one of `FAMILIES`.
+      family: one of `SIZED`.
       size: one of its; empty is the first.
       width, layers, heads: D, L and N where they are not 0, and not those of the size.
       length: tokens that it reads at once, for which its learned positions have to suffice.
@@ -69,8 +69,8 @@ def sized(
     Raises:
       UserError: there is no such family or size.
     """
-    known(family, FAMILIES, "family")
-    kind, sizes, names = FAMILIES[family]
+    known(family, SIZED, "family")
+    kind, sizes, names = SIZED[family]
     size = size or next(iter(sizes))
     known(size, sizes, f"size of {kind}")
     fields = dict(zip(names, sizes[size])) if names else dict(sizes[size])

@@ -34,6 +34,8 @@ def _in_steps(value: Any, steps: int, path: str) -> Any:
         return {name: _in_steps(given, steps, f"{path}.{name}") for name, given in value.items()}
     if type(value) is not float or path.rpartition(".")[2] not in SHARES:
         return value
+    if value >= 1 and value.is_integer():  # what a flag makes of a number where a share was
+        return int(value)
     if not 0 < value < 1:
         raise UserError(
             f"{path} is {value}; it takes a number of steps, or a share of the run between 0 and 1"

@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from lm_research import log, tree
+from lm_research.data import pipeline
 from lm_research.errors import Stopped, UserError
 from lm_research.hub.names import abstract
 from lm_research.infer.decode import generate
@@ -47,7 +48,9 @@ class Journal:
         self.waited, self.read_at = 0.0, time.monotonic()
         self.held_out: dict[str, float] = {}
         params = jax.eval_shape(x.weights.join, state.trained, state.held)
-        self.tokens_per_step = x.batch.size * x.objective.length
+        lengths = pipeline.ragged(data.train, x.objective)
+        mean = x.objective.length if lengths is None else float(lengths.mean())
+        self.tokens_per_step = round(x.batch.size * mean)
         tied = getattr(x.model, "tied", True)
         share = active_share(x.model)
         self.flops = flops_per_token(params, x.objective.length, tied, share)
@@ -148,6 +151,12 @@ class Journal:
         self.log.write(step, {f"{name}/{key}": value for key, value in numbers.items()}, "eval")
         found = ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in numbers.items())
         self.progress.print(f"step {step}: {name} {found}")
+
+    def wrote(self, name: str, outputs: Sequence[str]) -> None:
+        """Keeps the texts that an evaluator wrote last, a line each, in outputs/NAME.txt."""
+        if self.tells and outputs:
+            text = "".join(f"{output}\n" for output in outputs)
+            log.write_text(self.workdir / "outputs" / f"{name}.txt", text)
 
     def sampled(self, step: int, params: Any) -> None:
         """Continues the prompts and appends the texts to samples.md."""

@@ -83,6 +83,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
                     params = params_of(x, state)
                     numbers = evaluators[name](x.model, params)
                     journal.evaluated(step, name, numbers)
+                    journal.wrote(name, getattr(evaluators[name], "outputs", ()))
                     if best.improves(step, name, numbers):
                         save_params(workdir / restore.BEST, params, step, keep=2)
             if x.log.samples.every and due(step, x.log.samples.every, x.steps):
@@ -252,7 +253,7 @@ def draw(stream: Any, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The next batches, stacked: indices [count, B] and arrays [count, B, ...]."""
     drawn = [next(stream) for _ in range(count)]
     indices = np.stack([indices for indices, _ in drawn])
-    return indices, jax.tree.map(lambda *rows: np.stack(rows), *(batch for _, batch in drawn))
+    return indices, pipeline.together([batch for _, batch in drawn])
 
 
 def params_of(x: Experiment, state: State) -> Any:
