@@ -71,8 +71,14 @@ def moved(weights, places, params):
     return weights.join(trained, held), weights.join(after, held)
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)], ids=["one device", "mesh"])
-@pytest.mark.parametrize("name", METHODS)
+ALONE, MESH = (1, 1, 1), (2, 2, 2)
+BOTH = ("full", "part", "the last layers", "rows", "lora")
+
+
+@pytest.mark.parametrize(
+    "name, sizes",
+    [(name, ALONE) for name in BOTH] + [(name, MESH) for name in METHODS],
+)
 def test_what_is_trained_moves_and_nothing_else(name, sizes):
     weights, moving = METHODS[name]
     count = int(np.prod(sizes))
