@@ -141,6 +141,8 @@ def test_trains_resumes_and_generates_scores_or_classifies(name, tmp_path, monke
         "fasttext",
         "finetune/classify",
         "finetune/classify.py:family=gpt2,size=small",
+        "finetune/classify.py:weights=last,count=0",
+        "finetune/classify.py:weights=lora,layerwise=0.9",
         "finetune/data_to_text",
         "finetune/data_to_text.py:corpus=webnlg.tar.gz",
         "finetune/summarize",

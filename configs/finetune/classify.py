@@ -10,17 +10,21 @@ the knobs `family` and `size` begins from nothing. Tables are .tsv, .csv or .jso
 label in columns that the knobs name (or number, where files do not name them). Without a knob
 `heldout`, a tenth of the texts is held out. The run keeps the parameters that are best on them and
 stops when they have not become better for `patience` evaluations.
+
+How much is trained is the knob `weights`: full; embedding, all but a frozen one; last, as many
+layers as the knob `count` says, 0 being a head on frozen features; or lora, of the knob `rank`.
+With `layerwise=0.9`, each layer learns at 0.9 of the rate of the layer after it.
 """
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm_research.config import knobs
+from lm_research.config import knobs, known
 from lm_research.models.sizes import sized
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Knobs: heldout (a table); text, label (columns); epochs, peak; family, size; others."""
+    """Knobs: heldout (a table); text, label (columns); epochs, peak, weights; family, size; ..."""
     knob = knobs(
         arg,
         heldout="",
@@ -39,6 +43,10 @@ def get_config(arg: str = "") -> ConfigDict:
         warmup=0.1,
         decay=0.01,
         dropout=0.1,
+        weights="full",
+        count=2,
+        rank=8,
+        layerwise=1.0,
         evaluations=2.0,  # in an epoch
         patience=6,
         dtype="float32",
@@ -55,6 +63,13 @@ def get_config(arg: str = "") -> ConfigDict:
         heads=knob.heads,
         length=knob.length,
     )
+    weights = dict(
+        full=dict(kind="Full"),
+        embedding=dict(kind="Part", held="embedding/table"),
+        last=dict(kind="LastLayers", count=knob.count),
+        lora=dict(kind="LoRA", rank=knob.rank, scale=2.0 * knob.rank, adapter=placeholder(str)),
+    )
+    known(knob.weights, weights, "value of the knob 'weights'")
     return ConfigDict(
         dict(
             model=dict(
@@ -73,7 +88,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 classes=placeholder(tuple),
                 tokenizer=dict(kind="BPE", vocab=knob.vocab, roles=("pad", "mask", "cls", "sep")),
             ),
-            weights=dict(kind="Full"),
+            weights=weights[knob.weights],
             optimizer=dict(
                 kind="AdamW",
                 peak=knob.peak,
@@ -83,6 +98,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 b2=0.999,
                 decay=knob.decay,
                 clip=1.0,
+                layerwise=knob.layerwise,
             ),
             evals=dict(heldout=dict(kind="HeldOut", every=often, batch=64)),
             mesh=dict(data=-1, fsdp=1, tensor=1),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from lm_research.data.frame import PairFrame
 from lm_research.data.tokenizer import Tokenizer
 from lm_research.errors import UserError
 
@@ -67,6 +68,12 @@ class Bag(Tokenizer):
         """Nothing stands around features."""
         nothing = np.array([], np.int32)
         return nothing, nothing
+
+    @functools.cached_property
+    def pair_frame(self) -> PairFrame:
+        """Features of two texts are those of both."""
+        nothing = (np.array([], np.int32),) * 3
+        return PairFrame(nothing, nothing, (0, 0))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The words among ids."""

@@ -1,8 +1,10 @@
-"""Texts that belong to classes, as token arrays."""
+"""Texts, or pairs of them, that belong to classes or have scores, as token arrays."""
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +22,26 @@ from lm_research.data.prepare import (
     texts,
 )
 from lm_research.data.shards import replacing
-from lm_research.data.source import Source
-from lm_research.data.texts import TokenTexts, read_texts, write_texts
+from lm_research.data.source import Source, print_of
+from lm_research.data.texts import PairTexts, TokenTexts, read_pairs, read_texts, write_texts
 from lm_research.data.vocabulary import Trains
 from lm_research.errors import UserError
 
-NAMES = ("text",)
+NAMES, PAIR = ("text",), ("text", "pair")
 LABELS = "{}_labels"  # a directory by part
+SCORE = "score"  # the one class of data whose labels are numbers
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelledTexts:
-    """Records {"text": ids, "label": number of a class}.
+    """Records {"text": ids, "label": number of a class, or score}; of pairs also the `types`.
 
     Attributes:
       texts: the records without labels.
       directory: has their labels.
     """
 
-    texts: TokenTexts
+    texts: TokenTexts | PairTexts
     directory: Path
 
     def __len__(self) -> int:
@@ -49,8 +52,13 @@ class LabelledTexts:
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """int32 [records]."""
+        """int32 [records] of classes, or float32 [records] of scores."""
         return np.load(self.directory / "labels.npy")
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each record: int64 [records]."""
+        return np.minimum(self.texts.lengths[0], self.texts.length)
 
     def __reduce__(self):
         return LabelledTexts, (self.texts, self.directory)
@@ -58,14 +66,17 @@ class LabelledTexts:
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """Texts and the class of each, for `Classify`.
+    """Texts and the class or the score of each, for `Classify` and `Regress`.
 
     Attributes:
-      source: records with a `text` and a `label`.
+      source: records with a `text` and a `label`. Where they have a `pair` besides, it follows the
+        text as their tokenizer frames two; where they have an `id`, no two have the same.
       tokenizer: trained on the texts of the train part.
       heldout: the share of records to hold out, or a source of its own.
       classes: names of the classes in their order; None is those of the train part, sorted.
       shuffle: whether records come in random order.
+      others: further sources to be judged by, under names of their own.
+      numeric: whether labels are scores: numbers.
     """
 
     source: Source
@@ -73,28 +84,30 @@ class Labelled:
     heldout: float | Source = 0.05
     classes: tuple[str, ...] | None = None
     shuffle: bool = True
+    others: Mapping[str, Source] = dataclasses.field(default_factory=dict)
+    numeric: bool = False
 
     def __post_init__(self):
         check_heldout(self.heldout)
+        if self.numeric and self.classes:
+            raise UserError("data.numeric is True and data.classes is set; scores have no classes")
+        if taken := {"train", "heldout"} & set(self.others):
+            raise UserError(f"data.others has a {min(taken)!r}; give it another name")
 
     def prepare(self, directory: Path, length: int, kept: bool = False) -> Prepared:
         """Tokenizer, shards, labels and facts, made now or found as an earlier call left them.
 
         Args:
           directory: of this data alone.
-          length: tokens of a text at most.
+          length: tokens of a text, or of a pair, at most.
           kept: a run lives by what is there, which is never replaced.
 
         Raises:
           UserError: the texts cannot be read or are others than a run began with; a label is
-            missing or, in the held-out part, that of no class.
+            missing, no number, or in a part to be judged by that of no class; an id comes twice.
         """
         directory = Path(directory)
-        asked = lambda: {
-            **determined(self.source, self.tokenizer, self.heldout),
-            "classes": self.classes,
-        }
-        prepare_once(directory, kept, asked, lambda: self._made(directory))
+        prepare_once(directory, kept, self._asked, lambda: self._made(directory))
         return self.prepared(directory, length)
 
     def prepared(self, directory: Path, length: int) -> Prepared:
@@ -105,41 +118,112 @@ class Labelled:
         """
         directory, facts = Path(directory), prepared_facts(directory)
         tokenizer = tokenizers.load(directory / "tokenizer")
+        names = PAIR if facts.get("pairs") else NAMES
+        read, what = (read_pairs, "pairs") if facts.get("pairs") else (read_texts, "texts")
         parts = {}
-        for part in ("train", "heldout"):
-            found = read_texts(directory, part, NAMES, tokenizer, length)
+        for part in ("train", "heldout", *facts.get("others", ())):
+            found = read(directory, part, names, tokenizer, length)
             facts[f"{part}_tokens"] = int(found.lengths.sum())  # before any is cut
-            found.tell_cut(f"{part} texts")
+            found.tell_cut(f"{part} {what}")
             parts[part] = LabelledTexts(found, directory / LABELS.format(part))
-        return Prepared(**parts, tokenizer=tokenizer, facts=facts, classes=tuple(facts["classes"]))
+        train, heldout = parts.pop("train"), parts.pop("heldout")
+        classes = tuple(facts["classes"])
+        return Prepared(train, heldout, tokenizer, facts, classes, others=parts)
+
+    def _asked(self) -> dict[str, Any]:
+        """What the prepared data hangs on."""
+        found = determined(self.source, self.tokenizer, self.heldout)
+        found["classes"] = self.classes
+        if self.numeric:
+            found["numeric"] = True
+        if prints := {name: print_of(source) for name, source in self.others.items()}:
+            found["others"] = prints
+            found["fingerprints"] = None if None in prints.values() else found["fingerprints"]
+        return found
 
     def _made(self, directory: Path) -> dict[str, Any]:
         """Writes tokenizer, shards and labels; what the run should say of them."""
         parts = held_out(self.source, self.heldout)
-        classes = self.classes or tuple(sorted(set(_labels(parts["train"]))))
+        for name, source in self.others.items():
+            parts[name] = source, np.arange(len(source))
+        for name, (_, places) in parts.items():
+            if not len(places):
+                raise UserError(f"the {name} part of the data has no records")
+        names = PAIR if _paired(parts) else NAMES
+        sources = {id(source): source for source, _ in parts.values()}
+        for source in sources.values():
+            check_ids(source)
+        if self.numeric:
+            classes, dtype, numbered = (SCORE,), np.float32, _scores
+        else:
+            classes = self.classes or tuple(sorted({str(x) for _, x in _labels(parts["train"])}))
+            dtype, numbered = np.int32, lambda part: _numbers(part, classes)
         for part, given in parts.items():
-            labels = np.fromiter(_numbers(given, classes), np.int32)
+            labels = np.fromiter(numbered(given), dtype)
             with replacing(directory / LABELS.format(part)) as temporary:
                 np.save(temporary / "labels.npy", labels)
-        tokenizer = self.tokenizer.train(texts(parts["train"], "text"))
+        train = itertools.chain(*(texts(parts["train"], name) for name in names))
+        tokenizer = self.tokenizer.train(train)
         tokenizer.save(directory / "tokenizer")
-        facts = write_texts(directory, NAMES, parts, tokenizer)
+        facts = write_texts(directory, names, parts, tokenizer)
         named = {"tokenizer": tokenizer.hash, "vocab": tokenizer.vocab, "classes": classes}
-        return {**named, **facts, "content": facts["train_text_texts"]}
+        told = {"pairs": names == PAIR, "others": list(self.others)}
+        return {**named, **told, **facts, "content": facts["train_text_texts"]}
 
 
-def _labels(part: Part) -> Iterator[str]:
-    """The label of each record.
+def check_ids(source: Source) -> None:
+    """Refuses a source of which two records have the same `id`, where they have one.
 
     Raises:
-      UserError: a record has none; says which.
+      UserError: says which.
+    """
+    if "id" not in source[0]:
+        return
+    seen: dict[Any, int] = {}
+    for place in range(len(source)):
+        own = source[place].get("id")
+        if (first := seen.setdefault(own, place)) != place:
+            raise UserError(
+                f"{_where(source, place)} has the id {own!r} of {_where(source, first)}"
+            )
+
+
+def _paired(parts: Mapping[str, Part]) -> bool:
+    """Whether records are pairs.
+
+    Raises:
+      UserError: those of some parts are, and of others not.
+    """
+    found = {name: "pair" in source[0] for name, (source, _) in parts.items()}
+    if len(set(found.values())) > 1:
+        names = [", ".join(name for name in found if found[name] == own) for own in (True, False)]
+        raise UserError(f"the records of {names[0]} are pairs, and those of {names[1]} are not")
+    return found["train"]
+
+
+def _labels(part: Part) -> Iterator[tuple[str, Any]]:
+    """Where each record is from, and its label.
+
+    Raises:
+      UserError: a record has none, or one of another type than those before it; says which.
     """
     source, places = part
+    first = None
     for place in places.tolist():
-        label = source[place].get("label")
+        label, where = source[place].get("label"), _where(source, place)
         if label is None or label == "":
-            raise UserError(f"{_where(source, place)} has no label; it takes a text and a label")
-        yield str(label)
+            raise UserError(f"{where} has no label; it takes a text and a label")
+        kind = _kind(label)
+        first = first or kind
+        if kind != first:
+            raise UserError(f"{where} has the label {label!r}, {kind}; those before it are {first}")
+        yield where, label
+
+
+def _kind(label: Any) -> str:
+    if isinstance(label, bool | np.bool_):
+        return "of true and false"
+    return "of text" if isinstance(label, str) else "of numbers"
 
 
 def _numbers(part: Part, classes: Sequence[str]) -> Iterator[int]:
@@ -149,14 +233,29 @@ def _numbers(part: Part, classes: Sequence[str]) -> Iterator[int]:
       UserError: a record has no label, or that of no class; says which.
     """
     number = {name: i for i, name in enumerate(classes)}
-    source, places = part
-    for place, label in zip(places.tolist(), _labels(part)):
-        if label not in number:
+    for where, label in _labels(part):
+        if str(label) not in number:
             known = ", ".join(map(repr, classes[:10])) + (", ..." if len(classes) > 10 else "")
+            raise UserError(f"{where} has the label {str(label)!r}, of no class; they are {known}")
+        yield number[str(label)]
+
+
+def _scores(part: Part) -> Iterator[float]:
+    """The score of each record.
+
+    Raises:
+      UserError: a record has none, or one that is no number; says which.
+    """
+    for where, label in _labels(part):
+        try:
+            score = float(label)
+        except (TypeError, ValueError):
+            score = math.nan
+        if not math.isfinite(score):
             raise UserError(
-                f"{_where(source, place)} has the label {label!r}, of no class; they are {known}"
+                f"{where} has the label {label!r}, which is no number; data.numeric takes numbers"
             )
-        yield number[label]
+        yield score
 
 
 def _where(source: Source, place: int) -> str:

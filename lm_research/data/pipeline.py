@@ -1,7 +1,7 @@
 """From a source to batches: which example has global index g depends on (seed, g) alone."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,8 @@ class Plan:
 
     Attributes:
       source: records; one with `gather(indices, shifts)` gives many at once.
-      objective: makes an example of a record, and of so many others as its `others` says.
+      objective: makes an example of a record, and of so many others as its `others` says; what its
+        `ragged` names is cut to the longest record of a batch, where the source has `lengths`.
       seed: of order and of examples.
       size: examples per batch, over all processes.
       start: global index of the first example.
@@ -65,10 +66,22 @@ class Plan:
             places = permuted(places, len(self.source), self.seed, epochs)
         shifts = self._shifts(epochs)
         found = records(self.source, places, shifts)
-        return stacked(
+        made = stacked(
             self._example(record, place, index)
             for record, place, index in zip(found, places.tolist(), indices)
         )
+        return self._shortened(made, number)
+
+    def _shortened(self, batch: Batch, number: int) -> Batch:
+        """A batch without what is padding in every row, of all processes; a few lengths occur."""
+        lengths = ragged(self.source, self.objective)
+        if lengths is None:
+            return batch
+        epochs, places = np.divmod(self.indices(number), len(self.source))
+        if self.shuffle:
+            places = permuted(places, len(self.source), self.seed, epochs)
+        T = padded_length(int(lengths[places].max()))
+        return {k: v[:, :T] if k in self.objective.ragged else v for k, v in batch.items()}
 
     def _example(self, record: dict[str, Any], place: int, index: int) -> dict[str, Any]:
         """Of the record at `place`, and where the objective asks for `others`, of those, too."""
@@ -188,6 +201,28 @@ def records(source: Source, places: np.ndarray, shifts: np.ndarray) -> Iterator[
     rows = source.gather(places, shifts)
     names = list(rows)
     yield from (dict(zip(names, values)) for values in zip(*rows.values()))
+
+
+def ragged(source: Source, objective: Any) -> np.ndarray | None:
+    """Tokens of each record, where the objective names arrays in which the others are padding."""
+    return getattr(source, "lengths", None) if hasattr(objective, "ragged") else None
+
+
+def padded_length(length: int) -> int:
+    """The least of 16, 24, 32, 48, 64, 96, ... that holds `length` tokens."""
+    power = 1 << max(4, (length - 1).bit_length())
+    return power if length > power * 3 // 4 or power == 16 else power * 3 // 4
+
+
+def together(batches: Sequence[Batch]) -> Batch:
+    """Batches [count, B, ...], all as long as the longest of them."""
+    shape = {name: np.max([b[name].shape for b in batches], 0) for name in batches[0]}
+
+    def filled(name: str, rows: np.ndarray) -> np.ndarray:
+        more = shape[name] - rows.shape
+        return np.pad(rows, [(0, n) for n in more]) if more.any() else rows
+
+    return {name: np.stack([filled(name, b[name]) for b in batches]) for name in shape}
 
 
 def stacked(examples: Iterator[dict[str, Any]]) -> Batch:

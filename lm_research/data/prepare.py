@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lm_research import log
+from lm_research.config import known
 from lm_research.data import shards
 from lm_research.data.permutation import permuted
 from lm_research.data.source import Source, print_of
@@ -32,6 +33,7 @@ class Prepared:
       classes: names of the classes that records belong to, by number; none of plain text.
       texts: what was held out as it was written, records {"source": str, "targets": [str, ...]};
         None where the data has no targets.
+      others: further windows to be judged by, under names of their own.
     """
 
     train: Source
@@ -40,6 +42,17 @@ class Prepared:
     facts: dict[str, Any]
     classes: tuple[str, ...] = ()
     texts: Source | None = None
+    others: Mapping[str, Source] = dataclasses.field(default_factory=dict)
+
+    def part(self, name: str) -> Source:
+        """What is to be judged by, under its name.
+
+        Raises:
+          UserError: there is no such part.
+        """
+        parts = {"heldout": self.heldout, **self.others}
+        known(name, parts, "part of the data")
+        return parts[name]
 
 
 def check_heldout(heldout: float | Source) -> None:

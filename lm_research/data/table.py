@@ -7,7 +7,9 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
+from lm_research import log
 from lm_research.data.source import within
 from lm_research.data.text import file_names, stamps, whole_text
 from lm_research.errors import UserError
@@ -24,12 +26,16 @@ class Table:
     Attributes:
       paths: .tsv files, which know no quotes; .csv files, which do; .jsonl files of objects; and
         .txt files as fastText's are, `__label__CLASS TEXT` a line. All may end in .gz.
+      form: which of those files are, whatever they are called; None goes by their names.
+      short: what to do with a row that lacks columns: refuse the table, or leave out the row.
       columns: what a record has, and the column that it is in: its name in the first row, or of
         JSON; or, where files have no such row, its number from 0 on.
     """
 
     paths: str | tuple[str, ...]
     columns: Mapping[str, str | int] = dataclasses.field(default_factory=lambda: dict(_COLUMNS))
+    form: Literal["tsv", "csv", "jsonl", "txt"] | None = None
+    short: Literal["refuse", "leave out"] = "refuse"
 
     def __len__(self) -> int:
         return len(self._read[1])
@@ -52,7 +58,7 @@ class Table:
         if not files:
             raise UserError("no path of a table was given (paths is empty)")
         for file in files:
-            if not file.name.removesuffix(".gz").endswith(SUFFIXES):
+            if self.form is None and not file.name.removesuffix(".gz").endswith(SUFFIXES):
                 raise UserError(f"{file} is no table that is read; it takes {', '.join(SUFFIXES)}")
             if not file.is_file():
                 raise UserError(f"there is no file {file}")
@@ -60,17 +66,18 @@ class Table:
 
     def fingerprint(self) -> str:
         """Changes when a file does: of names, sizes and times of writing."""
-        return json.dumps([dict(self.columns), *stamps(self.files)], sort_keys=True)
+        asked = [x for x in (self.form, self.short) if x not in (None, "refuse")]
+        return json.dumps([dict(self.columns), *asked, *stamps(self.files)], sort_keys=True)
 
     def __reduce__(self):
-        return Table, (self.paths, self.columns)
+        return Table, (self.paths, self.columns, self.form, self.short)
 
     @functools.cached_property
     def _read(self) -> tuple[list[str], list[tuple[str, ...]]]:
         """Where each record is from, and its values."""
         places, records = [], []
         for file in self.files:
-            for line, record in _rows(file, self.columns):
+            for line, record in _rows(file, self):
                 places.append(f"{file}:{line}")
                 records.append(record)
         if not records:
@@ -78,21 +85,22 @@ class Table:
         return places, records
 
 
-def _rows(file: Path, columns: Mapping[str, str | int]) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _rows(file: Path, table: Table) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Line numbers, and what the columns hold there."""
-    text, name = whole_text(file), file.name.removesuffix(".gz")
-    if name.endswith(".jsonl"):
+    text, name, columns = whole_text(file), file.name.removesuffix(".gz"), table.columns
+    form = table.form or name.rpartition(".")[2]
+    if form == "jsonl":
         return _objects(file, text, columns)
-    if name.endswith(".txt"):
+    if form == "txt":
         return _marked(file, text, columns)
-    return _cells(file, text, columns, "," if name.endswith(".csv") else "\t")
+    return _cells(file, text, columns, "," if form == "csv" else "\t", table.short)
 
 
-def _cells(file: Path, text: str, columns: Mapping[str, str | int], comma: str):
+def _cells(file: Path, text: str, columns: Mapping[str, str | int], comma: str, short: str):
     quoting = csv.QUOTE_MINIMAL if comma == "," else csv.QUOTE_NONE
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=comma, quoting=quoting)
     numbered = all(isinstance(column, int) for column in columns.values())
-    places = list(columns.values())
+    places, left_out = list(columns.values()), []
     try:
         if not numbered:
             heads = next(rows, [])
@@ -100,13 +108,19 @@ def _cells(file: Path, text: str, columns: Mapping[str, str | int], comma: str):
         for row in rows:
             if not row:
                 continue
-            if len(row) <= max(places):
+            if len(row) > max(places):
+                yield rows.line_num, tuple(row[place] for place in places)
+            elif short == "refuse":
                 raise UserError(
                     f"{file}:{rows.line_num} has {len(row)} columns; it takes {max(places) + 1}"
                 )
-            yield rows.line_num, tuple(row[place] for place in places)
+            else:
+                left_out.append(rows.line_num)
     except csv.Error as error:
         raise UserError(f"{file}:{rows.line_num} is no row of a table: {error}") from None
+    if left_out:
+        what = f"{len(left_out):,} rows of {file} (the first is line {left_out[0]})"
+        log.fallback(what, "the others", f"they have fewer than {max(places) + 1} columns")
 
 
 def _place(file: Path, column: str | int, heads: list[str]) -> int:
@@ -134,7 +148,8 @@ def _objects(file: Path, text: str, columns: Mapping[str, str | int]):
                 has = ", ".join(map(repr, record)) or "nothing"
                 what = "is no text" if column in record else "is missing"
                 raise UserError(f"{file}:{number}: the field {column!r} {what}; it has {has}")
-        yield number, tuple(map(str, found))
+        # A label keeps its type, so that a column of several types is noticed.
+        yield number, tuple(x if name == "label" else str(x) for name, x in zip(columns, found))
 
 
 def _marked(file: Path, text: str, columns: Mapping[str, str | int]):

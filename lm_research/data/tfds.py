@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +14,64 @@ from lm_research.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class TFDS:
-    """Records {"text": str} of a dataset by name, downloaded and prepared when it is not there yet.
+    """Records of a dataset by name, downloaded and prepared when it is not there yet.
 
     Attributes:
       name: as in the catalogue, with config and version if wanted: "wikipedia/20230601.en".
       split: "train", "train[1000:]", "train[:5%]".
-      field: which feature is the text.
+      field: which feature is the `text`, where that is all that a record has.
       data_dir: where prepared data is; None is TFDS's own place.
+      fields: what a record has, and the feature that it is in; None is `text` alone. Numbers of
+        classes become their names.
+      labels: names of classes that replace TFDS's own.
     """
 
     name: str
     split: str
     field: str = "text"
     data_dir: str | None = None
+    fields: Mapping[str, str] | None = None
+    labels: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self._data)
 
-    def __getitem__(self, index: int) -> dict[str, str]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         record = self._data[within(index, len(self))]
-        text = record.get(self.field)
-        text = (
-            text.item() if hasattr(text, "item") else text
-        )  # mocks give arrays of none dimensions
-        if isinstance(text, bytes):
-            text = text.decode()
-        if not isinstance(text, str):
+        fields = self.fields or {"text": self.field}
+        return {name: self._value(record, name, field) for name, field in fields.items()}
+
+    def where(self, index: int) -> str:
+        """The split and the number of a record."""
+        return f"record {index} of {self.name} ({self.split})"
+
+    def _value(self, record: Mapping[str, Any], name: str, field: str) -> Any:
+        """What a record has in a field; a text as str, the number of a class as its name.
+
+        Raises:
+          UserError: it has no such field, or one that is no text where that is wanted.
+        """
+        value = record.get(field)
+        # Mocks give arrays of no dimensions.
+        value = value.item() if hasattr(value, "item") else value
+        if isinstance(value, bytes):
+            value = value.decode()
+        if value is None or (name not in ("label", "id") and not isinstance(value, str)):
             raise UserError(
-                f"the dataset {self.name} has no text in the field {self.field!r}; "
+                f"the dataset {self.name} has no {name} in the field {field!r}; "
                 f"it has {', '.join(map(repr, record))}"
             )
-        return {"text": text}
+        names = self.labels or self._names(field)
+        if name != "label" or not names or not isinstance(value, int):
+            return value
+        return names[value] if 0 <= value < len(names) else None  # -1 is an unlabelled record
+
+    def _names(self, field: str) -> tuple[str, ...]:
+        """Names of the classes of a field; none where it has none."""
+        return tuple(getattr(self._loaded[2][field], "names", None) or ())
 
     def __reduce__(self):
-        return TFDS, (self.name, self.split, self.field, self.data_dir)
+        return TFDS, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
     def fingerprint(self) -> str | None:
         """Changes when the prepared files do: of names, sizes and times of writing."""
@@ -62,9 +87,15 @@ class TFDS:
         return self._loaded[1]
 
     @functools.cached_property
-    def _loaded(self) -> tuple[Path, Any]:
-        """The folder of the prepared files, and the records in them."""
+    def _loaded(self) -> tuple[Path, Any, Mapping[str, Any]]:
+        """The folder of the prepared files, the records in them, and their features."""
         import tensorflow_datasets as tfds
+
+        # By itself TFDS stops importing these at the first of its datasets that lacks a library.
+        import tensorflow_datasets.question_answering
+        import tensorflow_datasets.summarization
+        import tensorflow_datasets.text
+        import tensorflow_datasets.translate
 
         try:
             # Of the formats that TFDS can write, only this one is random access and needs no
@@ -78,13 +109,15 @@ class TFDS:
                     file=sys.stderr,
                 )
             builder.download_and_prepare(file_format="array_record")
-            return folder, builder.as_data_source(split=self.split)
+            data = builder.as_data_source(split=self.split)
+            return folder, data, builder.info.features
         except Exception as error:  # downloads, checksums, parsers: each raises its own
             place = self.data_dir or "~/tensorflow_datasets"
+            files = "the text as files (Documents)" if self.fields is None else "its files (Table)"
             raise UserError(
                 f"the dataset {self.name} ({self.split}) cannot be had: {_first_line(error)}; "
                 f"put it, prepared with file_format='array_record', into {place} "
-                "(data.source.data_dir), or give the text as files (Documents)"
+                f"(data.source.data_dir), or give {files}"
             ) from None
 
 

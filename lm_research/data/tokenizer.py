@@ -12,6 +12,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from lm_research.data.frame import PairFrame
 from lm_research.errors import UserError
 
 END = "<|endoftext|>"
@@ -107,6 +108,52 @@ class Tokenizer:
         places = range(len(framed) - len(bare) + 1)
         begin = next(i for i in places if (framed[i : i + len(bare)] == bare).all())
         return framed[:begin], framed[begin + len(bare) :]
+
+    @functools.cached_property
+    def pair_frame(self) -> PairFrame:
+        """What stands around two texts, and between them.
+
+        It is what `transformers` adds, or where that is nothing, the end of a text after each.
+        """
+        end = np.array([] if self.eos is None else [self.eos], np.int32)
+        bare = PairFrame((end[:0], end, end), (end[:0], end * 0, end * 0), (0, 0))
+        if self._characters is not None:
+            return bare
+        found = self._tokenizer.encode("a", "a", add_special_tokens=True)
+        own = [i for i, text in enumerate(found.sequence_ids) if text is not None]
+        if len(own) == len(found.ids):
+            return bare
+        first, second = ([i for i in own if found.sequence_ids[i] == text] for text in (0, 1))
+        spans = (0, first[0]), (first[-1] + 1, second[0]), (second[-1] + 1, len(found.ids))
+        parts = lambda values: tuple(np.array(values[a:b], np.int32) for a, b in spans)
+        texts = found.type_ids[first[0]], found.type_ids[second[0]]
+        return PairFrame(parts(found.ids), parts(found.type_ids), texts)
+
+    def fitted(
+        self, text: str, pair: str | None = None, length: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """A text, or two as one, as classifiers read them.
+
+        Args:
+          text: the text, or the first.
+          pair: the second.
+          length: tokens at most; what is too much is cut from the end of the longer text.
+
+        Returns:
+          int32 ids, of two texts also their types, and how many tokens there were before any cut.
+
+        Raises:
+          UserError: a character is unknown to it.
+        """
+        if pair is None:
+            ids, (before, after) = self.encode(text), self.frame
+            framed = len(before) + len(after)
+            room = len(ids) if length is None else max(0, length - framed)
+            return np.concatenate([before, ids[:room], after]), None, framed + len(ids)
+        both = self.encode_batch([text, pair])
+        whole = self.pair_frame.size + sum(map(len, both))
+        kept = self.pair_frame.kept(*map(len, both), whole if length is None else length)
+        return *self.pair_frame.joined(*(ids[:n] for ids, n in zip(both, kept))), whole
 
     def complete(self, text: str) -> np.ndarray:
         """int32 ids of a whole text, as an encoder-decoder reads or writes it.

@@ -2,5 +2,6 @@
 
 from lm_research.evals.generation import Generation
 from lm_research.evals.heldout import HeldOut
+from lm_research.evals.scores import Scores
 
-__all__ = ["Generation", "HeldOut"]
+__all__ = ["Generation", "HeldOut", "Scores"]

@@ -1,4 +1,4 @@
-"""`classify`: how likely a model finds each class of given texts."""
+"""`classify`: how likely a model finds each class of given texts; `scores`: what it says."""
 
 import functools
 from collections.abc import Sequence
@@ -9,23 +9,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research import log
 from lm_research.errors import UserError
 from lm_research.infer.pieces import batches
 from lm_research.infer.shapes import check
-from lm_research.layers import Mask, shard
+from lm_research.infer.text import Line, encoded
+from lm_research.layers import shard
+from lm_research.objectives.classify import read
 
 Array = jax.Array
 
 TOKENS = 2**14  # read at once
 
 
-def classify(model: nn.Module, params: Any, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-    """Probabilities of the classes of each text, float32 [texts, classes].
+def classify(
+    model: nn.Module,
+    params: Any,
+    sequences: Sequence[Sequence[int]],
+    types: Sequence[np.ndarray | None] | None = None,
+) -> np.ndarray:
+    """Probabilities of the classes of each text, float32 [texts, classes]; see `scores`."""
+    found = scores(model, params, sequences, types)
+    odds = np.exp(found - found.max(1, keepdims=True))
+    return odds / odds.sum(1, keepdims=True)
+
+
+def scores(
+    model: nn.Module,
+    params: Any,
+    sequences: Sequence[Sequence[int]],
+    types: Sequence[np.ndarray | None] | None = None,
+) -> np.ndarray:
+    """The logits of the classes of each text, or its one score, float32 [texts, classes].
 
     Args:
       model: one that tells classes.
       params: its plain parameters.
       sequences: token ids of each text.
+      types: of the same tokens; None where all are of type 0.
 
     Raises:
       UserError: the model tells none, or a text has tokens that it does not know, or too many.
@@ -37,15 +58,45 @@ def classify(model: nn.Module, params: Any, sequences: Sequence[Sequence[int]]) 
         check(model, tokens, f"sequence {i}")
     found = np.zeros((len(arrays), len(classes)), np.float32)
     for rows, B, T in batches(range(len(arrays)), lambda i: len(arrays[i]), TOKENS):
-        tokens, present = np.zeros((2, B, T), np.int32)
+        batch = {name: np.zeros((B, T), np.int32) for name in ("tokens", "segments", "types")}
         for row, i in enumerate(rows):
-            tokens[row, : len(arrays[i])], present[row, : len(arrays[i])] = arrays[i], 1
-        found[rows] = np.asarray(_probabilities(model, params, tokens, present))[: len(rows)]
+            own = slice(None, len(arrays[i]))
+            batch["tokens"][row, own], batch["segments"][row, own] = arrays[i], 1
+            if types is not None and types[i] is not None:
+                batch["types"][row, own] = types[i]
+        found[rows] = np.asarray(_scores(model, params, batch))[: len(rows)]
     return found
 
 
+def told(
+    lines: Sequence[Line], tokenizer: Any, length: int | None
+) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+    """Tokens of requests, and types of pairs, cut as in training; says how many lose something.
+
+    Args:
+      lines: the requests.
+      tokenizer: None where the checkpoint has none.
+      length: tokens that the model was trained on at most; None cuts nothing.
+
+    Raises:
+      UserError: a request is text, and there is no tokenizer or it does not know a character.
+    """
+    found, long = [], 0
+    for line in lines:
+        if line.tokens is not None:
+            tokens, types, whole = line.tokens[:length], None, len(line.tokens)
+        else:
+            fitted = lambda known, text, pair=line.pair: known.fitted(text, pair, length)
+            tokens, types, whole = encoded(line, tokenizer, fitted)
+        long += length is not None and whole > length
+        found.append((tokens, types))
+    if long:
+        asked = f"{long:,} of {len(lines):,} texts, longer than {length} tokens"
+        log.fallback(asked, f"{length} of their tokens", "the model was trained on no more")
+    return [tokens for tokens, _ in found], [types for _, types in found]
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def _probabilities(model: nn.Module, params: Any, tokens: Array, present: Array) -> Array:
-    tokens = shard(jnp.asarray(tokens), ("B", "T"))
-    output = model.apply({"params": params}, tokens, mask=Mask(segments=(present, present)))
-    return shard(jax.nn.softmax(output.scores), (None, None))
+def _scores(model: nn.Module, params: Any, batch: dict[str, Array]) -> Array:
+    placed = {name: shard(jnp.asarray(x), ("B", "T")) for name, x in batch.items()}
+    return shard(read(model, params, placed), (None, None))

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research.data.pipeline import padded_length
 from lm_research.errors import UserError
 from lm_research.infer.pieces import batches, in_pieces, scored
-from lm_research.infer.shapes import check, padded_length, padded_rows
+from lm_research.infer.shapes import check, padded_rows
 from lm_research.layers import Mask, shard
 from lm_research.models import EncoderDecoder
 

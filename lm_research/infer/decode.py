@@ -12,9 +12,10 @@ import numpy as np
 from flax import struct
 
 from lm_research import tree
+from lm_research.data.pipeline import padded_length
 from lm_research.errors import UserError
 from lm_research.infer.sample import Sampler, row_keys
-from lm_research.infer.shapes import check, decoded_rows, padded_length
+from lm_research.infer.shapes import check, decoded_rows
 from lm_research.layers import EMPTY, Mask, Output, separated, shard
 from lm_research.models import EncoderDecoder, TwoStream
 

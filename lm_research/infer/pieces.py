@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research.infer.shapes import padded_length, padded_rows
+from lm_research.data.pipeline import padded_length
+from lm_research.infer.shapes import padded_rows
 from lm_research.layers import Head
 from lm_research.objectives.token_loss import largest_chunk, over_pieces
 

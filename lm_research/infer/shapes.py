@@ -13,12 +13,6 @@ from lm_research.layers import stream_dtype
 from lm_research.models.encoder_decoder import EncoderDecoder
 
 
-def padded_length(length: int) -> int:
-    """The least of 16, 24, 32, 48, 64, 96, ... that holds `length` tokens."""
-    power = 1 << max(4, (length - 1).bit_length())
-    return power if length > power * 3 // 4 or power == 16 else power * 3 // 4
-
-
 def padded_rows(rows: int) -> int:
     """The least power of two, times the parts that the mesh cuts a batch into, for `rows`."""
     parts = 1

@@ -26,19 +26,21 @@ class Line:
       text: or None where it came as tokens.
       tokens: or None where it came as text.
       source: what a text to score was written from, where it says so.
+      pair: a second text, where there is one to be read with the first.
     """
 
     where: str
     text: str | None = None
     tokens: np.ndarray | None = None
     source: "Line | None" = None
+    pair: str | None = None
 
 
 def lines(path: Path) -> list[Line]:
     """The requests in a file: of JSON where its name ends in .jsonl, else a text in each line.
 
     A line of JSON is {"text": "..."} or {"tokens": [1, 2]}, perhaps with a "source", as text or
-    tokens. Either file may end in .gz.
+    tokens, or besides a text a second one, its "pair". Either file may end in .gz.
 
     Raises:
       UserError: there is no such file, or nothing in it, or a line is neither; names file and line.
@@ -77,8 +79,11 @@ def _line(where: str, line: str) -> Line:
     if "source" in value:
         kind = "text" if isinstance(value["source"], str) else "tokens"
         source = _part(f"{where} (source)", kind, value["source"], takes)
+    if not isinstance(value.get("pair", ""), str) or ("pair" in value and "text" not in value):
+        raise UserError(f"{where} has a pair that is no second text; it takes two strings")
     [key] = keys
-    return dataclasses.replace(_part(where, key, value[key], takes), source=source)
+    found = _part(where, key, value[key], takes)
+    return dataclasses.replace(found, source=source, pair=value.get("pair"))
 
 
 def _part(where: str, key: str, value: Any, takes: str) -> Line:
@@ -117,7 +122,7 @@ def encoded(
             '{"tokens": [1, 2, ...]} per line of --input'
         )
     try:
-        line.text.encode()
+        (line.text + (line.pair or "")).encode()
     except UnicodeEncodeError:
         raise UserError(f"{line.where} is not Unicode text; give it as UTF-8") from None
     try:

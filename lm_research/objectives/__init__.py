@@ -8,6 +8,7 @@ from lm_research.objectives.masked import Masked
 from lm_research.objectives.multi_token import MultiToken
 from lm_research.objectives.permutation import Permutation
 from lm_research.objectives.prefix import Prefix
+from lm_research.objectives.regress import Regress
 from lm_research.objectives.replaced_tokens import ReplacedTokens
 from lm_research.objectives.sentence_pairs import NextSentence, SentenceOrder
 from lm_research.objectives.seq2seq import Seq2Seq
@@ -24,6 +25,7 @@ __all__ = [
     "NextSentence",
     "Permutation",
     "Prefix",
+    "Regress",
     "ReplacedTokens",
     "SentenceOrder",
     "Seq2Seq",

@@ -1,6 +1,7 @@
 """Tell which class a text belongs to."""
 
 import dataclasses
+import inspect
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -21,11 +22,13 @@ class Classify:
     Attributes:
       length: T, the tokens that a text has at most; `Labelled` cuts longer ones.
       smoothing: of the targets, towards uniform (Szegedy et al., 2016).
+      ragged: what batches are cut in, where all of their texts are shorter than `length`.
       likelihood: the loss is not the negative log-probability of the text.
     """
 
     length: int
     smoothing: float = 0.0
+    ragged: ClassVar[tuple[str, ...]] = ("tokens", "segments", "types")
     likelihood: ClassVar[bool] = False
 
     def __post_init__(self):
@@ -34,10 +37,8 @@ class Classify:
 
     def refusal(self, model: nn.Module) -> str:
         """Why this cannot train `model`; empty where it can."""
-        if not hasattr(model, "classes"):
-            return "it tells no classes; take Classifier or FastText"
-        each = getattr(model, "pool", None) == "each"
-        return "its scores are of each token (model.pool='each')" if each else ""
+        one = len(getattr(model, "classes", None) or "ab") == 1
+        return refusal(model) or ("it has one class; take the objective Regress" if one else "")
 
     def bound(self, tokenizer: Any) -> "Classify":
         """This objective, with what it needs to know of the tokenizer: nothing."""
@@ -45,25 +46,23 @@ class Classify:
         return self
 
     def example(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Of a record's `text`, no longer than `length`, and `label`; padding is of segment 0."""
+        """Of a record's `text`, no longer than `length`, `label`, and of a pair its `types`."""
         del rng
-        tokens, segments = np.zeros((2, self.length), np.int32)
-        tokens[: len(record["text"])] = record["text"]
-        segments[: len(record["text"])] = 1
-        label, weight = np.int32(record["label"]), np.float32(1)
-        return {"tokens": tokens, "segments": segments, "label": label, "weights": weight}
+        return {**filled(record, self.length), "label": np.int32(record["label"])}
 
     def measure(
         self, model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None
     ) -> dict[str, Mean]:
         """Total loss in nats and weight over the batch's texts, and how many are right."""
-        segments, weights = batch["segments"], batch["weights"]
-        mask = Mask(segments=(segments, segments))
-        output = model.apply({"params": params}, batch["tokens"], mask=mask, rngs=rngs)
-        each = -jax.nn.log_softmax(output.scores)  # [B, classes]
+        return self.loss(read(model, params, batch, rngs), batch)
+
+    def loss(self, scores: Array, batch: dict[str, Array]) -> dict[str, Mean]:  # [B, classes]
+        """What `measure` says of scores."""
+        weights = batch["weights"]
+        each = -jax.nn.log_softmax(scores)
         own = jnp.take_along_axis(each, batch["label"][:, None], 1)[:, 0]
         loss = (1 - self.smoothing) * own + self.smoothing * each.mean(1)
-        right = output.scores.argmax(1) == batch["label"]
+        right = scores.argmax(1) == batch["label"]
         measured = {
             name: Mean((x * weights).sum(), weights.sum())
             for name, x in (("loss", loss), ("accuracy", right), ("cross_entropy", own))
@@ -71,3 +70,38 @@ class Classify:
         if not self.smoothing:
             measured.pop("cross_entropy")
         return measured
+
+
+def refusal(model: nn.Module) -> str:
+    """Why a model tells nothing of whole texts; empty where it does."""
+    if not hasattr(model, "classes"):
+        return "it tells no classes; take Classifier or FastText"
+    each = getattr(model, "pool", None) == "each"
+    return "its scores are of each token (model.pool='each')" if each else ""
+
+
+def filled(record: dict[str, Any], length: int) -> dict[str, Any]:
+    """A record's `text` as an example of so many tokens; padding is of segment 0."""
+    named = {"tokens": record["text"], "segments": np.ones(len(record["text"]))}
+    if "types" in record:
+        named["types"] = record["types"]
+    found = {name: np.zeros(length, np.int32) for name in named}
+    for name, values in named.items():
+        found[name][: len(values)] = values
+    return {**found, "weights": np.float32(1)}
+
+
+def read(
+    model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None
+) -> Array:  # [B, classes]
+    """The scores of a batch's texts; of pairs, the model is told which text is which."""
+    mask = Mask(segments=(batch["segments"], batch["segments"]))
+    told = {"types": batch["types"]} if "types" in batch and reads_types(model) else {}
+    return model.apply({"params": params}, batch["tokens"], mask=mask, rngs=rngs, **told).scores
+
+
+def reads_types(model: nn.Module) -> bool:
+    """Whether a model, or the trunk of a classifier, knows types of tokens."""
+    trunk = getattr(model, "trunk", model)
+    takes = "types" in inspect.signature(type(trunk).__call__).parameters
+    return takes and bool(getattr(trunk, "types", True))

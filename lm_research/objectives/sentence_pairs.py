@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research.data.frame import PairFrame, around
 from lm_research.errors import UserError
 from lm_research.layers import Output
 from lm_research.metrics import Mean
@@ -62,12 +63,11 @@ class SentenceOrder(Masked):
         return tuple(x[:place] for x in both), tuple(x[place:] for x in both)
 
     def _row(self, first: tuple, second: tuple, label: bool, rng: np.random.Generator) -> Example:
-        cls, sep = ([token] for token in (self.words.cls, self.words.sep))
-        yes = [True]
-        tokens = np.concatenate([cls, first[0], sep, second[0], sep]).astype(np.int32)
-        real = np.concatenate([yes, first[1], yes, second[1], yes])
+        frame = PairFrame.classic(self.words.cls, self.words.sep)
+        tokens, types = frame.joined(first[0], second[0])
+        real = around(tuple(part >= 0 for part in frame.tokens), first[1], second[1])
         return {
-            "types": (np.arange(self.length) > len(first[0]) + 1).astype(np.int32),
+            "types": types,
             "segments": real.astype(np.int32),
             "pair": np.int32(label),
             **self.hidden(tokens, real, rng),

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from lm_research import log, tree
+from lm_research.data import pipeline
 from lm_research.errors import Stopped, UserError
 from lm_research.hub.names import abstract
 from lm_research.infer.decode import generate
@@ -47,7 +48,9 @@ class Journal:
         self.waited, self.read_at = 0.0, time.monotonic()
         self.held_out: dict[str, float] = {}
         params = jax.eval_shape(x.weights.join, state.trained, state.held)
-        self.tokens_per_step = x.batch.size * x.objective.length
+        lengths = pipeline.ragged(data.train, x.objective)
+        mean = x.objective.length if lengths is None else float(lengths.mean())
+        self.tokens_per_step = round(x.batch.size * mean)
         tied = getattr(x.model, "tied", True)
         share = active_share(x.model)
         self.flops = flops_per_token(params, x.objective.length, tied, share)

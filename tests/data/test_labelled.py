@@ -97,6 +97,7 @@ def test_classes_in_an_order_of_ones_own(tmp_path):
         ),
         ([{"text": "x", "label": ""}], None, "record 0 has no label"),
         ([{"text": "x"}], None, "record 0 has no label"),
+        ([], None, "the heldout part of the data has no records"),
         ([{"label": "good"}], None, "record 0 of the data source has no text 'text'"),
         (0.25, ("good",), "has the label 'bad', of no class; they are 'good'"),
     ],
@@ -105,6 +106,74 @@ def test_labels_that_are_none_are_refused(tmp_path, heldout, classes, words):
     heldout = Memory(heldout) if isinstance(heldout, list) else heldout
     with pytest.raises(UserError, match=words):
         Labelled(Memory(RECORDS), Bytes(), heldout, classes).prepare(tmp_path, 8)
+
+
+PAIRS = [
+    {"id": i, "text": "a" * first, "pair": "b" * second, "label": score}
+    for i, (first, second, score) in enumerate([(2, 1, 0.5), (9, 2, "3"), (3, 9, 5), (1, 1, 1e-1)])
+]
+
+
+def test_pairs_with_scores(tmp_path, capsys):
+    records = [{**r, "label": float(r["label"])} for r in PAIRS]
+    tokenizer = Bytes(roles=("cls", "sep"))
+    other = Memory(records[:1])
+    given = Memory(records), tokenizer, Memory(records)
+    data = Labelled(*given, others={"other": other}, numeric=True)
+    prepared = data.prepare(tmp_path, 9)
+    assert prepared.classes == ("score",) and prepared.train.labels.dtype == np.float32
+    assert prepared.train.labels.tolist() == np.float32([0.5, 3, 5, 0.1]).tolist()
+    assert prepared.train.lengths.tolist() == [6, 9, 9, 5]
+    spell = lambda record: prepared.tokenizer.decode(record["text"])
+    assert spell(prepared.train[0]) == "<|cls|>aa<|sep|>b<|sep|>"
+    assert prepared.train[0]["types"].tolist() == [0, 0, 0, 0, 1, 1]
+    assert spell(prepared.train[1]) == "<|cls|>aaaa<|sep|>bb<|sep|>"
+    assert spell(prepared.train[2]) == "<|cls|>aaa<|sep|>bbb<|sep|>"
+    assert "2 of 4 train pairs, longer than 9 tokens" in capsys.readouterr().err
+    assert len(prepared.part("other")) == 1 and spell(prepared.part("other")[0]).endswith(
+        "b<|sep|>"
+    )
+    again = pickle.loads(pickle.dumps(data.prepared(tmp_path, 9)))
+    assert again.part("other")[0]["label"] == 0.5
+    with pytest.raises(UserError, match="no part of the data is called 'othr'; did you mean"):
+        prepared.part("othr")
+    with pytest.raises(UserError, match=r"objective.length is 4; pairs take 5 or more"):
+        data.prepare(tmp_path, 4)
+
+
+@pytest.mark.parametrize(
+    "change, numeric, words",
+    [
+        ({"label": "x"}, True, "record 1 has the label 'x', of text; those before it are of num"),
+        ({"label": True}, False, "record 1 has the label True, of true and false; those before"),
+        ({"label": float("nan")}, True, "record 1 has the label nan, which is no number"),
+        ({"id": 0}, True, "record 1 has the id 0 of record 0"),
+        ({"pair": None}, True, "record 1 of the data source has no text 'pair'"),
+    ],
+)
+def test_pairs_that_are_none_are_refused(tmp_path, change, numeric, words):
+    records = [PAIRS[0], {**PAIRS[1], "label": 1.0, **change}]
+    data = Labelled(Memory(records), Bytes(), Memory(PAIRS[:1]), numeric=numeric)
+    with pytest.raises(UserError, match=words):
+        data.prepare(tmp_path, 16)
+
+
+def test_pairs_and_texts_do_not_mix(tmp_path):
+    with pytest.raises(UserError, match="records of train are pairs, and those of heldout are not"):
+        Labelled(Memory(PAIRS), Bytes(), Memory(RECORDS)).prepare(tmp_path, 16)
+
+
+def test_forms_of_tables_and_short_rows(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text('1\t"a, b\n2\n3\tc\n')
+    columns = {"label": 0, "text": 1}
+    with pytest.raises(UserError, match=r"a.csv:2 has 1 columns; it takes 2"):
+        len(Table(str(tmp_path / "a.csv"), columns, "tsv"))
+    table = Table(str(tmp_path / "a.csv"), columns, "tsv", "leave out")
+    assert list(table) == [{"label": "1", "text": '"a, b'}, {"label": "3", "text": "c"}]
+    assert "1 rows of" in capsys.readouterr().err and len(pickle.loads(pickle.dumps(table))) == 2
+    (tmp_path / "a.jsonl").write_text('{"text": "x", "label": 1}\n{"text": "y", "label": "b"}\n')
+    with pytest.raises(UserError, match=r"a.jsonl:2 has the label 'b', of text; those before it"):
+        Labelled(Table(str(tmp_path / "a.jsonl")), Bytes(), Memory(RECORDS)).prepare(tmp_path, 8)
 
 
 def test_a_run_keeps_its_data(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from lm_research.data import Bytes, Memory, Windows, pipeline, shards
 from lm_research.data.permutation import permuted
 from lm_research.errors import UserError
+from lm_research.objectives import Classify
 
 
 class Noisy:
@@ -126,3 +127,38 @@ def test_bad_sizes(windows):
         pipeline.batches(windows, Noisy(), seed=0, size=4, processes=(0, 3))
     with pytest.raises(UserError, match="no records"):
         pipeline.batches(Memory([]), Noisy(), seed=0, size=4)
+
+
+class Labels:
+    """Texts of many lengths, and what `Classify` makes of them."""
+
+    lengths = np.array([3, 20, 1, 40, 16, 17, 5, 64, 30, 2])
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def __getitem__(self, index):
+        return {"text": np.arange(1, 1 + self.lengths[index], dtype=np.int32), "label": index}
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_batches_are_as_long_as_their_longest_text(shuffle):
+    """Nothing but padding is missing, and every process has the same shapes."""
+    objective, source, widths = Classify(64), Labels(), set()
+    for number in range(8):
+        made = [
+            pipeline.Plan(source, objective, 0, 2, shuffle=shuffle, processes=processes)
+            for processes in ((0, 1), (0, 2), (1, 2))
+        ]
+        whole, *parts = (plan.batch(number) for plan in made)
+        for name in whole:
+            assert np.array_equal(whole[name], np.concatenate([part[name] for part in parts]))
+        T = whole["tokens"].shape[1]
+        longest = max(source.lengths[label] for label in whole["label"])
+        assert longest <= T == whole["segments"].shape[1] <= max(16, 3 * longest // 2)
+        assert (whole["segments"].sum(1) == source.lengths[whole["label"]]).all()
+        widths.add(T)
+    assert len(widths) > 2
+    both = pipeline.together([made[0].batch(number) for number in range(4)])
+    assert both["tokens"].shape[:2] == (4, 2) and both["label"].shape == (4, 2)
+    assert (both["segments"].sum(2) == source.lengths[both["label"]]).all()

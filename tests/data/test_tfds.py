@@ -1,6 +1,7 @@
 import pickle
 import sys
 
+import numpy as np
 import pytest
 
 from lm_research.data import TFDS
@@ -24,10 +25,28 @@ class SmallTexts(tfds.core.GeneratorBasedBuilder):
             yield i, {"text": f"naïve {i}"}
 
 
+class SmallPairs(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        label = tfds.features.ClassLabel(names=["no", "yes"])
+        texts = dict.fromkeys(("first", "second"), tfds.features.Text())
+        features = tfds.features.FeaturesDict({**texts, "label": label, "idx": np.int32})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, manager):
+        return {"train": self._generate_examples([1, 0]), "test": self._generate_examples([-1])}
+
+    def _generate_examples(self, labels):
+        for i, label in enumerate(labels):
+            yield i, {"first": f"a {i}", "second": "b", "label": label, "idx": i}
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     directory = str(tmp_path_factory.mktemp("tfds"))
-    SmallTexts(data_dir=directory, file_format="array_record").download_and_prepare()
+    for kind in (SmallTexts, SmallPairs):
+        kind(data_dir=directory, file_format="array_record").download_and_prepare()
     return directory
 
 
@@ -38,6 +57,27 @@ def test_reads_text_without_tensorflow(prepared):
     assert len(TFDS("small_texts", "train[5:]", data_dir=prepared)) == 15
     assert pickle.loads(pickle.dumps(source))[3] == source[3]
     assert "tensorflow" not in sys.modules
+
+
+def test_reads_pairs_and_names_of_classes(prepared):
+    fields = {"text": "first", "pair": "second", "label": "label", "id": "idx"}
+    source = TFDS("small_pairs", "train", data_dir=prepared, fields=fields)
+    found = sorted(source, key=lambda record: record["id"])
+    assert found[0] == {"text": "a 0", "pair": "b", "label": "yes", "id": 0}
+    assert found[1]["label"] == "no" and pickle.loads(pickle.dumps(source))[0] == source[0]
+    other = TFDS("small_pairs", "train", "text", prepared, fields, ("0", "1"))
+    assert {record["label"] for record in other} == {"0", "1"}
+    test = TFDS("small_pairs", "test", data_dir=prepared, fields=fields)
+    assert test[0]["label"] is None and test.where(0) == "record 0 of small_pairs (test)"
+    wrong = TFDS("small_pairs", "test", data_dir=prepared, fields={"text": "idx"})
+    with pytest.raises(UserError, match="no text in the field 'idx'; it has"):
+        wrong[0]
+    with tfds.testing.mock_data(num_examples=2):
+        builtin = TFDS("glue/cola", "train", None, None, {"text": "sentence", "label": "label"})
+        assert {record["label"] for record in builtin} <= {"acceptable", "unacceptable"}
+    missing = TFDS("no_such_pairs", "test", data_dir=prepared, fields=fields)
+    with pytest.raises(UserError, match=r"or give its files \(Table\)"):
+        missing[0]
 
 
 def test_reads_mocks(prepared):

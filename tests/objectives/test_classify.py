@@ -8,9 +8,10 @@ import torch
 
 from lm_research import tree
 from lm_research.infer.classify import classify
-from lm_research.models import BERT, FastText
+from lm_research.models import BERT, Classifier, FastText
 from lm_research.models.initial import initial
-from lm_research.objectives import Causal, Classify, Masked
+from lm_research.objectives import Causal, Classify, Masked, Regress
+from lm_research.objectives.classify import read
 
 TEXTS = [([3, 1, 4, 1, 5], 2), ([9, 2], 0), ([6], 1)]
 
@@ -50,6 +51,34 @@ def test_an_example_of_eight_tokens_by_hand():
     assert made["tokens"].tolist() == [7, 2, 9, 0, 0, 0, 0, 0]
     assert made["segments"].tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
     assert made["label"] == 1 and made["weights"] == 1
+
+
+def test_of_a_pair_the_model_is_told_which_text_is_which(model, params):
+    pair = {"text": np.int32([7, 2, 9]), "types": np.int32([0, 0, 1]), "label": np.int32(1)}
+    made = Classify(8).example(pair, None)
+    assert made["types"].tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
+    rows = {name: np.stack([x]) for name, x in made.items()}
+    other = {**rows, "types": 1 - rows["types"]}
+    encoder = Classifier(BERT(11, 8, 1, 2, dropout=0.0), ("a", "b", "c"))
+    make = jax.jit(lambda key: tree.unboxed(initial(encoder, key)))
+    drawn = jax.tree.map(lambda leaf: 10 * leaf, make(jax.random.key(0)))
+    told = jax.jit(read, static_argnums=0)
+    short = {name: x[:, :4] if x.ndim > 1 else x for name, x in rows.items()}
+    assert np.allclose(told(encoder, drawn, rows), told(encoder, drawn, short), rtol=1e-5)
+    assert not np.allclose(told(encoder, drawn, rows), told(encoder, drawn, other), rtol=1e-3)
+    assert np.array_equal(read(model, params, rows), read(model, params, other))
+
+
+def test_squared_errors_by_hand(params):
+    model, one = FastText(11, ("score",), 6), {**params, "kernel": params["kernel"][:, :1]}
+    objective = Regress(8)
+    rows = batch(objective, [(text, label + 0.5) for text, label in TEXTS])
+    told = np.asarray(read(model, one, rows))[:, 0]
+    measured, gradients = totalled(objective, model, one, rows)
+    assert np.isclose(measured["loss"].value(), np.mean((told - [2.5, 0.5, 1.5]) ** 2))
+    mean = np.stack([params["embedding"]["table"][np.array(text)].mean(0) for text, _ in TEXTS])
+    by_hand = 2 * (told - np.array([2.5, 0.5, 1.5])) @ mean
+    assert np.allclose(gradients["kernel"][:, 0], by_hand, rtol=1e-4)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -110,5 +139,7 @@ def test_dropout_leaves_features_out(params):
 
 def test_what_does_not_fit_is_refused(model):
     assert "tells no classes" in Classify(8).refusal(BERT(11, 8, 1, 2))
-    assert Classify(8).refusal(model) == ""
+    assert Classify(8).refusal(model) == Regress(8).refusal(FastText(11, ("score",), 6)) == ""
+    assert "one class; take the objective Regress" in Classify(8).refusal(FastText(11, ("x",), 6))
+    assert "it has 3 classes, and a score is one" in Regress(8).refusal(model)
     assert Causal(8).refusal(model) and Masked(8).refusal(model)
