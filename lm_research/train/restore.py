@@ -249,7 +249,9 @@ def _trained(path: Path, stored: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 def split(path: Path, stored: dict[str, Any]) -> tuple[Experiment, Any, Any, dict[str, Any]]:
     """What a run's parameters are made of: its experiment, and what is trained and held."""
-    x = experiment({**stored, "data": None, "evals": {}})
+    # No evaluator is made, by which some step would be the best.
+    saved = {**stored["checkpoint"], "best": None, "patience": None}
+    x = experiment({**stored, "data": None, "evals": {}, "checkpoint": saved})
     state = Trainer.of(x).abstract()
     wanted = {"trained": state.trained, "held": state.held}
     if averaged := isinstance(state.optimizer, AveragedState):
