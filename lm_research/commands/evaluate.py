@@ -1,4 +1,4 @@
-"""Print a checkpoint's held-out loss, and of one that continues texts, bits per byte."""
+"""Print a checkpoint's held-out loss, and bits per byte or the metrics of its task."""
 
 import tempfile
 from pathlib import Path
@@ -48,6 +48,8 @@ def run(values: flags.FlagValues) -> None:
             raise UserError(f"--length={objective.length}: the model's context is {context}")
         evaluate = HeldOut(every=1).bind(objective, data, values.batch)
         numbers = evaluate(loaded.model, loaded.params)
+        if values.paths is None:
+            numbers |= _scores(Path(values.checkpoint), loaded, objective, data, values.batch)
     baselines = ((name, data.facts.get(f"{name}_bits_per_byte")) for name in ("gzip", "xz"))
     beside = ", ".join(f"{name} -9 {value:.4f}" for name, value in baselines if value)
     for name, value in numbers.items():
@@ -76,6 +78,24 @@ def _of_run(path: Path, loaded: Any, length: int | None) -> tuple[Any, Any]:
             "so its ids mean something else to the model; give --paths=TEXT_FILES"
         )
     return objective.bound(loaded.tokenizer), data
+
+
+def _scores(path: Path, loaded: Any, objective: Any, data: Any, batch: int) -> dict[str, float]:
+    """The metrics that a run's own evaluators give of its task."""
+    import dataclasses
+
+    from lm_research.evals import Scores
+    from lm_research.train.experiment import part
+    from lm_research.train.restore import stored_config
+
+    numbers = {}
+    for evaluator in part(stored_config(path), "evals").values():
+        if isinstance(evaluator, Scores):
+            own = dataclasses.replace(evaluator, batch=batch).bind(objective, data, batch)
+            before = "" if evaluator.part == "heldout" else f"{evaluator.part} "
+            found = own(loaded.model, loaded.params)
+            numbers |= {f"{before}{name}": value for name, value in found.items()}
+    return numbers
 
 
 def _of_files(paths: str, loaded: Any, length: int, scratch: Path) -> Any:

@@ -53,6 +53,8 @@ def test_mnli(command, tmp_path):
     assert head == "index\tprediction" and end == ""
     assert first.split("\t") == ["9", second.split("\t")[1]] and second.startswith("4\t")
     assert first == "9\tentailment" and len(files["AX.tsv"]) == 3
+    out = command("evaluate", f"--checkpoint={tmp_path / 'run'}")[1].split("\n")
+    assert {"accuracy: 1.0000", "score: 1.0000", "mismatched accuracy: 0.8000"} < set(out)
     (tmp_path / "diagnostic.tsv").unlink()
     files, err = submitted(command, "mnli", tmp_path)
     assert set(files) == {"MNLI-m.tsv", "MNLI-mm.tsv"} and "asked for AX.tsv, got none" in err
