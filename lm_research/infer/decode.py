@@ -38,6 +38,7 @@ class Result:
       tokens: the new tokens, without the one that ends the text.
       logprobs: natural log-probability of each under the model itself, whatever the sampler did.
       ended: whether the model ended the text itself.
+      score: what beam search ranks it by, its end included; None where tokens were drawn.
     """
 
     request: int
@@ -45,6 +46,7 @@ class Result:
     tokens: np.ndarray
     logprobs: np.ndarray
     ended: bool
+    score: float | None = None
 
 
 @struct.dataclass
@@ -106,7 +108,7 @@ def generate(
         context; or the model is an encoder.
     """
     prompts = [np.asarray(prompt, np.int32).reshape(-1) for prompt in prompts]
-    _check(model, prompts, length, samples, seed)
+    check_requests(model, prompts, length, samples, seed)
     decoder, weights = separate(model, params)
     rows = [(request, sample) for request in range(len(prompts)) for sample in range(samples)]
     rows.sort(key=lambda row: len(prompts[row[0]]))
@@ -149,7 +151,14 @@ def _separated(model: nn.Module, params: Any) -> Any:
     return jax.tree.map(lambda p, m: p.astype(model.dtype) if m else p, params, multiplied)
 
 
-def _check(model, prompts, length, samples, seed) -> None:
+def check_requests(
+    model: nn.Module, prompts: Sequence[np.ndarray], length: int, samples: int = 1, seed: int = 0
+) -> None:
+    """Refuses what cannot be continued.
+
+    Raises:
+      UserError: see `generate`.
+    """
     if not getattr(model, "continues", True):
         raise UserError("an encoder does not continue texts: its tokens see those after them")
     if length < 1 or samples < 1:
@@ -189,17 +198,11 @@ def _decoded(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields new tokens and their log-probabilities, [B, n] each, until all rows are done."""
     (seed, eos), each = ends, STREAMED if streamed else DISPATCH
-    B = decoded_rows(len(rows), decoder.dtype)
-    T = padded_length(max(len(prompts[request]) for request, _ in rows))
-    tokens = np.zeros((B, T), np.int32)  # prompts end together, so that the next token is at hand
-    lengths = np.ones(B, np.int32)  # rows that fill up the batch have one token and are done
-    for i, (request, _) in enumerate(rows):
-        lengths[i] = len(prompts[request])
-        tokens[i, T - lengths[i] :] = prompts[request]
-    done = np.arange(B) >= len(rows)
+    tokens, lengths, done = padded(decoder, [prompts[request] for request, _ in rows])
+    B, T = tokens.shape
     request, sample = np.resize(np.array(rows, np.int32), (B, 2)).T
     draw = Draw(np.uint32(seed), np.array(eos, np.int32), request, sample)
-    S = padded_length((1 if isinstance(decoder, EncoderDecoder) else T) + length)
+    S = cache_length(decoder, T, length)
     given = weights, draw, tokens, lengths, done
     state, scores = _prefilled(decoder, sampler, S, prefix, *given)
     yield np.asarray(state.token)[:, None], np.asarray(scores)[:, None]
@@ -211,11 +214,39 @@ def _decoded(
         length -= count
 
 
+def padded(
+    decoder: nn.Module, prompts: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Prompts as one batch: tokens [B, T], how many each row has [B], which rows are none [B].
+
+    They end together, so that the next token is at hand; rows that fill up the batch have one.
+    """
+    B = decoded_rows(len(prompts), decoder.dtype)
+    T = padded_length(max(map(len, prompts)))
+    tokens, lengths = np.zeros((B, T), np.int32), np.ones(B, np.int32)
+    for i, prompt in enumerate(prompts):
+        lengths[i] = len(prompt)
+        tokens[i, T - lengths[i] :] = prompt
+    return tokens, lengths, np.arange(B) >= len(prompts)
+
+
+def cache_length(decoder: nn.Module, T: int, length: int) -> int:
+    """Room for `length` new tokens after prompts [B, T], of which only a decoder's take some."""
+    return padded_length((1 if isinstance(decoder, EncoderDecoder) else T) + length)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _prefilled(
     decoder, sampler, S, prefix, weights, draw, tokens, lengths, done
 ) -> tuple[State, Array]:
     """Reads the prompts [B, T] and draws a token after each."""
+    state, output = prefilled(decoder, S, prefix, weights, tokens, lengths, done)
+    state, scores = _drawn(sampler, draw, state, output, first_token(decoder))
+    return _readable(state), shard(scores, (None,))
+
+
+def prefilled(decoder, S, prefix, weights, tokens, lengths, done) -> tuple[State, Output]:
+    """The state after the prompts [B, T], in a cache of S tokens, and what the model says there."""
     B, T = tokens.shape
     slot = jnp.arange(T) - (T - lengths[:, None])
     position = jnp.where(slot >= 0, slot, EMPTY)
@@ -228,10 +259,20 @@ def _prefilled(
         position = jnp.zeros_like(tokens)
     output = _call(decoder, weights, tokens, position, decoder.init_cache(B, S), **source)
     before = tokens[:, tokens.shape[1] - again(decoder) :]
-    state = State(output.cache, tokens[:, -1], before, lengths - 1, done)
-    first = decoder.first if isinstance(decoder, EncoderDecoder) else None
-    state, scores = _drawn(sampler, draw, state, output, first)
-    return _readable(state), shard(scores, (None,))
+    return State(output.cache, tokens[:, -1], before, lengths - 1, done), output
+
+
+def read(decoder: nn.Module, weights: Any, state: State) -> tuple[State, Output]:
+    """The state with its newest token in the cache, and what the model says after it."""
+    tokens = jnp.concatenate([state.before, state.token[:, None]], 1)
+    position = state.position[:, None] + jnp.arange(-again(decoder), 1)
+    output = _call(decoder, weights, tokens, position, _shortened(state.cache, again(decoder)))
+    return state.replace(cache=output.cache, before=tokens[:, 1:]), output
+
+
+def first_token(decoder: nn.Module) -> int | None:
+    """The token that every text of the model begins with, whatever it says; None is free."""
+    return decoder.first if isinstance(decoder, EncoderDecoder) else None
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
@@ -245,10 +286,7 @@ def _continued(decoder, sampler, weights, draw, state, count) -> tuple[State, Ar
 
     def step(carry):
         i, state, tokens, scores = carry
-        read = jnp.concatenate([state.before, state.token[:, None]], 1)
-        position = state.position[:, None] + jnp.arange(-again(decoder), 1)
-        output = _call(decoder, weights, read, position, _shortened(state.cache, again(decoder)))
-        state = state.replace(cache=output.cache, before=read[:, 1:])
+        state, output = read(decoder, weights, state)
         state, score = _drawn(sampler, draw, state, output)
         return i + 1, state, tokens.at[:, i].set(state.token), scores.at[:, i].set(score)
 

@@ -158,6 +158,11 @@ def test_pairs_that_are_none_are_refused(tmp_path, change, numeric, words):
         data.prepare(tmp_path, 16)
 
 
+def test_groups_are_counted(tmp_path):
+    with pytest.raises(UserError, match=r"data.grouped is 0; it takes a number from 1 on"):
+        Labelled(Memory(PAIRS), Bytes(), grouped=0)
+
+
 def test_pairs_and_texts_do_not_mix(tmp_path):
     with pytest.raises(UserError, match="records of train are pairs, and those of heldout are not"):
         Labelled(Memory(PAIRS), Bytes(), Memory(RECORDS)).prepare(tmp_path, 16)
