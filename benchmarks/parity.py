@@ -135,6 +135,7 @@ def main() -> None:
         if options.only in case and not (options.missing and case in found):
             with tempfile.TemporaryDirectory() as scratch:
                 found[case] = compared(module, case, Path(scratch))
+            jax.clear_caches()  # thousands of programs exhaust a process's memory maps
             print(found[case], flush=True)
             written(path, [found[case] for _, case in cases if case in found], len(cases))
 

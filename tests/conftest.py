@@ -32,6 +32,7 @@ import pytest
 from lm_research import log
 
 ARITHMETIC = ("hub", "models", "objectives", "optimizers", "train", "weights")
+QUICK = ("test_beam", "test_configs")  # files of other directories
 DEFINED = set(flags.FLAGS)  # by absl and Grain, on import
 
 
@@ -44,7 +45,7 @@ def pytest_unconfigure():
 @pytest.fixture(scope="module", autouse=True)
 def quickly_compiled(request):
     """Where tests compare arithmetic, they compile for longer than they compute."""
-    quick = request.path.parent.name in ARITHMETIC or request.path.stem == "test_configs"
+    quick = request.path.parent.name in ARITHMETIC or request.path.stem in QUICK
     jax.config.update("jax_disable_most_optimizations", quick)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -45,6 +45,14 @@ SHRUNK = {
         "width=16,layers=1,heads=2,vocab=261,length=16,batch=8,epochs=1",
         {"data.heldout": 0.2},
     ),
+    "finetune/data_to_text": (
+        "width=16,layers=1,vocab=257,length=24,batch=8,epochs=0.88",
+        {"evals.written.limit": 2},
+    ),
+    "finetune/summarize": (
+        "width=16,layers=1,vocab=257,length=24,summary=8,batch=8,epochs=0.88",
+        {"evals.written.limit": 2},
+    ),
     "finetune/glue": (
         "task=sst2,text=text,path=.,width=16,layers=1,heads=2,vocab=261,length=16,batch=8,"
         "epochs=0.8,peak=5e-5",  # the program of finetune/classify, which need not be compiled anew
@@ -71,7 +79,7 @@ SHRUNK = {
     "shakespeare_char": ("width=16,layers=1,length=16,batch=8,steps=4,dispatch=1", {}),
     "xlnet": ("vocab=257,width=16,layers=1,heads=2,length=16,batch=8,steps=4", {}),
 }
-FIELDS = {"log.tensorboard": False, "log.samples.every": 0, "data.source.paths": "text.txt"}
+FIELDS = {"log.tensorboard": False, "log.samples.every": 0}
 # A run of four steps stops after two of them and at the end, and saves there.
 FIELDS |= {"checkpoint.every": 4, "evals.heldout.every": 4, "batch.steps_per_dispatch": 1}
 
@@ -88,10 +96,15 @@ def shrunk(name, directory):
     text = str(directory / "text.txt")
     (directory / "table.tsv").write_text("text\tlabel\n" + "good\tyes\nbad and so\tno\n" * 20)
     paths = {"Parallel": f"{text},{text}", "Labelled": str(directory / "table.tsv")}
-    config.data.source.paths = paths.get(config.data.kind, text)
+    files(config.data.source).paths = paths.get(config.data.kind, text)
     if name == "finetune/glue":
         config.data.heldout.paths = config.data.source.paths
     return config
+
+
+def files(source):
+    """The section that takes files: the source's own, or of the first that it is made of."""
+    return source.source if source.kind == "EachTarget" else source
 
 
 def test_every_config_is_here():
@@ -138,6 +151,11 @@ def test_trains_resumes_and_generates_scores_or_classifies(name, tmp_path, monke
         "finetune/classify.py:family=gpt2,size=small",
         *(f"finetune/glue.py:task={task},path=." for task in glue.TASKS if task != "ax"),
         "finetune/glue.py:task=mnli",
+        "finetune/classify.py:weights=last,count=0",
+        "finetune/classify.py:weights=lora,layerwise=0.9",
+        "finetune/data_to_text",
+        "finetune/data_to_text.py:corpus=webnlg.tar.gz",
+        "finetune/summarize",
         *(f"gpt2_small.py:size={size}" for size in ("small", "medium", "large", "xl")),
     ]
     + [f"mamba2.py:size={size}" for size in ("tiny", "130m", "370m", "780m", "1.3b", "2.7b")]
@@ -153,7 +171,8 @@ def test_trains_resumes_and_generates_scores_or_classifies(name, tmp_path, monke
     + [f"t5.py:size={size}" for size in t5.SIZES]
     + [f"t5.py:version=1.0,size={size},objective=denoisers" for size in t5.FIRST_SIZES]
     + ["t5.py:objective=seq2seq,length=128"]
-    + [f"translation.py:size={size}" for size in ("base", "big")]
+    + [f"translation.py:size={size}" for size in ("base", "big", "small")]
+    + [f"translation.py:size=small,corpus=.,pairs={pairs}" for pairs in ("en-de", "en-de+en-fr")]
     + [f"translation.py:family=bart,size={size}" for size in ("base", "large")]
     + ["translation.py:family=mbart,size=large", "translation.py:family=marian"]
     + [
@@ -168,8 +187,9 @@ def test_as_published_is_an_experiment(argument):
     from lm_research.train.journal import check_samples
 
     config = config_flag.loaded(str(CONFIGS / argument) + ("" if ":" in argument else ".py"))
-    if config.data.kind in ("Parallel", "Labelled") and config.data.source.kind != "TFDS":
-        config.data.source.paths = "pairs.tsv"  # the user's own
+    kinds = "Parallel", "Labelled"
+    if config.data.kind in kinds and config.data.source.kind != "TFDS" and "corpus" not in argument:
+        files(config.data.source).paths = "pairs.tsv"  # the user's own
     given = timed(completed(config), config.steps or 1000)
     x = experiment({**given, "model": loop.with_told(given["model"], vocab=257)})
     check_samples(x, Bytes().train(()))

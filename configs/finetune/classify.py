@@ -12,17 +12,21 @@ files do not name them). Without a knob `heldout`, a tenth of the texts is held 
 the parameters that are best on them and stops when they have not become better for `patience`
 evaluations. With `--config.data.grouped=50` texts of like length share a batch: less of it is
 padding.
+
+How much is trained is the knob `weights`: full; embedding, all but a frozen one; last, as many
+layers as the knob `count` says, 0 being a head on frozen features; or lora, of the knob `rank`.
+With `layerwise=0.9`, each layer learns at 0.9 of the rate of the layer after it.
 """
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm_research.config import knobs
+from lm_research.config import knobs, known
 from lm_research.models.sizes import sized
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Knobs: heldout (a table); text, pair, label (columns); epochs, peak; family, size; others."""
+    """Knobs: heldout (a table); text, pair, label (columns); epochs, peak, weights; others."""
     knob = knobs(
         arg,
         heldout="",
@@ -42,6 +46,10 @@ def get_config(arg: str = "") -> ConfigDict:
         warmup=0.1,
         decay=0.01,
         dropout=0.1,
+        weights="full",
+        count=2,
+        rank=8,
+        layerwise=1.0,
         evaluations=2.0,  # in an epoch
         patience=6,
         dtype="float32",
@@ -60,6 +68,13 @@ def get_config(arg: str = "") -> ConfigDict:
         heads=knob.heads,
         length=knob.length,
     )
+    weights = dict(
+        full=dict(kind="Full"),
+        embedding=dict(kind="Part", held="embedding/table"),
+        last=dict(kind="LastLayers", count=knob.count),
+        lora=dict(kind="LoRA", rank=knob.rank, scale=2.0 * knob.rank, adapter=placeholder(str)),
+    )
+    known(knob.weights, weights, "value of the knob 'weights'")
     return ConfigDict(
         dict(
             model=dict(
@@ -79,7 +94,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 grouped=1,
                 tokenizer=dict(kind="BPE", vocab=knob.vocab, roles=("pad", "mask", "cls", "sep")),
             ),
-            weights=dict(kind="Full"),
+            weights=weights[knob.weights],
             optimizer=dict(
                 kind="AdamW",
                 peak=knob.peak,
@@ -89,6 +104,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 b2=0.999,
                 decay=knob.decay,
                 clip=1.0,
+                layerwise=knob.layerwise,
             ),
             evals=dict(heldout=dict(kind="HeldOut", every=often, batch=64)),
             mesh=dict(data=-1, fsdp=1, tensor=1),

@@ -1,4 +1,4 @@
-"""Turn a run into a Hugging Face directory or word vectors, or such a directory into a run."""
+"""Turn a run into a Hugging Face directory, an adapter or word vectors, or the first into a run."""
 
 from pathlib import Path
 
@@ -7,13 +7,14 @@ from absl import flags
 
 def define() -> None:
     """--source, --target, --target_format, --part."""
-    flags.DEFINE_string("source", None, "a run's directory or a Hugging Face directory")
+    flags.DEFINE_string("source", None, "a run's directory, or one of Hugging Face's or PEFT's")
     flags.DEFINE_string("target", None, "a new directory")
     flags.DEFINE_enum(
         "target_format",
         None,
-        ["run", "huggingface", "vectors"],
-        "what to write; by default the other format, or the vectors of a fastText model's words",
+        ["run", "huggingface", "peft", "vectors"],
+        "what to write; by default the other format, or the vectors of a fastText model's words; "
+        "peft is what LoRA trained, alone",
     )
     flags.DEFINE_string("part", None, "of a model of several, such as ELECTRAPair: which to write")
     flags.mark_flags_as_required(["source", "target"])
@@ -33,6 +34,9 @@ def run(values: flags.FlagValues) -> None:
         raise UserError(f"--target {target} exists and is not empty; give a new directory")
     to = values.target_format or (None if restore.is_run(source) else "run")
     with mesh.single():
+        if to == "peft":
+            count, tensors = restore.save_adapter(target, source)
+            return print(f"{count:,} trained parameters in {tensors} tensors: {target}")
         loaded = restore.open_checkpoint(source)
         parts = getattr(loaded.model, "parts", ())
         if values.part is not None and values.part not in parts:

@@ -1,4 +1,4 @@
-"""Print a checkpoint's held-out loss, and bits per byte or the metrics of its task."""
+"""Print a checkpoint's held-out loss and metrics, and how good the texts are that it writes."""
 
 import tempfile
 from pathlib import Path
@@ -8,7 +8,7 @@ from absl import flags
 
 
 def define() -> None:
-    """--checkpoint, --paths, --length, --batch, --dtype."""
+    """--checkpoint, --paths, --length, --batch, --dtype; what to write and how to judge it."""
     flags.DEFINE_string("checkpoint", None, "a run's directory or a Hugging Face directory")
     flags.DEFINE_string(
         "paths",
@@ -19,12 +19,21 @@ def define() -> None:
     flags.DEFINE_integer("length", None, "tokens read at once; by default as in training", 1)
     flags.DEFINE_integer("batch", 8, "sequences scored at once", 1)
     flags.DEFINE_string("dtype", None, "float32 or bfloat16; by default as in training")
+    flags.DEFINE_list(
+        "metrics", [], "bleu, chrf, rouge: write a text from each source and compare with targets"
+    )
+    flags.DEFINE_integer("beams", 5, "candidates that beam search follows; 1 is greedy", 1)
+    flags.DEFINE_float("length_penalty", 1.0, "see generate")
+    flags.DEFINE_integer("new", None, "tokens of a text at most; by default --length", 1)
+    flags.DEFINE_integer("limit", None, "records to write a text from; by default all", 1)
+    flags.DEFINE_string("tag", None, "put before every source of --paths, such as <2de>")
+    flags.DEFINE_string("output", None, "where to keep the texts that are written, a line each")
     flags.mark_flag_as_required("checkpoint")
 
 
 def run(values: flags.FlagValues) -> None:
     """Scores the text and prints a line for each number."""
-    from lm_research import mesh
+    from lm_research import log, mesh
     from lm_research.errors import UserError
     from lm_research.evals import HeldOut
     from lm_research.models import EncoderDecoder
@@ -36,8 +45,9 @@ def run(values: flags.FlagValues) -> None:
         if values.paths is None:
             objective, data = _of_run(Path(values.checkpoint), loaded, values.length)
         elif isinstance(loaded.model, EncoderDecoder):
-            objective = Seq2Seq(values.length or loaded.model.context or 512)
-            data = _of_pairs(values.paths, loaded, objective.length, Path(scratch))
+            longest = loaded.context or loaded.model.context or 512
+            objective = Seq2Seq(values.length or longest)
+            data = _of_pairs(values, loaded, objective.length, Path(scratch))
         else:
             kind = Causal if loaded.model.causal else Masked
             objective = kind(values.length or loaded.model.context or 1024)
@@ -46,15 +56,42 @@ def run(values: flags.FlagValues) -> None:
         context = loaded.model.context
         if context is not None and objective.length > context:
             raise UserError(f"--length={objective.length}: the model's context is {context}")
+        write = _writer(values, objective, data)
         evaluate = HeldOut(every=1).bind(objective, data, values.batch)
         numbers = evaluate(loaded.model, loaded.params)
         if values.paths is None:
             numbers |= _scores(Path(values.checkpoint), loaded, objective, data, values.batch)
+        if write is not None:
+            numbers |= write(loaded.model, loaded.params)
     baselines = ((name, data.facts.get(f"{name}_bits_per_byte")) for name in ("gzip", "xz"))
     beside = ", ".join(f"{name} -9 {value:.4f}" for name, value in baselines if value)
     for name, value in numbers.items():
         note = f"   ({beside})" if name == "bits_per_byte" and beside else ""
         print(f"{name.replace('_', ' ')}: {value:.4f}{note}")
+    for name, signature in log.facts().get("metrics", {}).items():
+        print(f"{name} by {signature}")
+    if values.output is not None:
+        log.write_text(Path(values.output), "".join(f"{text}\n" for text in write.outputs))
+
+
+def _writer(values: flags.FlagValues, objective: Any, data: Any) -> Any:
+    """What writes texts and judges them; None where that is not asked for."""
+    from lm_research.errors import UserError
+    from lm_research.evals import Generation
+
+    named = dict.fromkeys(name.strip() for name in values.metrics)
+    if wrong := [name for name in named if name not in ("bleu", "chrf", "rouge")]:
+        raise UserError(f"--metrics has {wrong[0]!r}; it takes some of bleu, chrf, rouge")
+    if values.tag is not None and values.paths is None:
+        raise UserError("--tag is put before the sources of --paths; give both")
+    if not named:
+        writing = ("limit", "new", "output", "length_penalty", "beams")
+        if asked := [name for name in writing if values[name].present]:
+            raise UserError(f"--{asked[0]} is for texts to be written: give --metrics=bleu,chrf")
+        return None
+    settings = dict(limit=values.limit, beams=values.beams, length=values.new)
+    settings |= dict(metrics=tuple(named), length_penalty=values.length_penalty)
+    return Generation(every=1, **settings).bind(objective, data, 1)
 
 
 def _of_run(path: Path, loaded: Any, length: int | None) -> tuple[Any, Any]:
@@ -112,14 +149,17 @@ def _of_files(paths: str, loaded: Any, length: int, scratch: Path) -> Any:
     return Prepared(windows, windows, loaded.tokenizer, facts)
 
 
-def _of_pairs(paths: str, loaded: Any, length: int, scratch: Path) -> Any:
+def _of_pairs(values: flags.FlagValues, loaded: Any, length: int, scratch: Path) -> Any:
     """All the pairs of some files, held out."""
     import types
 
-    from lm_research.data import Pairs, Parallel
+    from lm_research.data import Pairs, Parallel, Tagged
     from lm_research.errors import UserError
 
     if loaded.tokenizer is None:
         raise UserError("the checkpoint has no tokenizer, so it cannot read text; use `score`")
     given = types.SimpleNamespace(train=lambda texts: loaded.tokenizer)
-    return Parallel(Pairs(paths), given, heldout=Pairs(paths)).prepare(scratch / "pairs", length)
+    pairs = Pairs(values.paths)
+    pairs = pairs if values.tag is None else Tagged(pairs, values.tag)
+    data = Parallel(pairs, given, heldout=pairs, packed=True)
+    return data.prepare(scratch / "pairs", length)

@@ -1,5 +1,6 @@
 """Continue prompts with a trained model."""
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ def define() -> None:
     flags.DEFINE_string(
         "input",
         None,
-        '{"text": "..."} or {"tokens": [1, 2, ...]} per line; -: a text per line of standard input',
+        'a file with a text per line, or a .jsonl file with {"text": "..."} or {"tokens": '
+        "[1, 2, ...]} per line; -: a text per line of standard input",
     )
     flags.DEFINE_string(
         "output",
         None,
-        "where to write a JSON object per continuation; by default texts are printed",
+        "where to write continuations: a JSON object each where the name ends in .jsonl, else a "
+        "line of text each; by default texts are printed",
     )
     flags.DEFINE_integer("length", 100, "new tokens at most", lower_bound=1)
     flags.DEFINE_float("temperature", 1.0, "divides the logits; 0 takes the likeliest token")
@@ -32,6 +35,17 @@ def define() -> None:
     flags.DEFINE_float("top_p", None, "keep the likeliest tokens that sum to this probability")
     flags.DEFINE_float("min_p", None, "keep tokens at least so likely, against the likeliest")
     flags.DEFINE_bool("greedy", False, "take the likeliest token: temperature 0")
+    flags.DEFINE_integer("beams", 1, "candidates that beam search follows; 1 draws", lower_bound=1)
+    flags.DEFINE_float(
+        "length_penalty", 1.0, "beam search divides a log-probability by tokens ** length_penalty"
+    )
+    flags.DEFINE_enum(
+        "early_stopping",
+        "false",
+        ["false", "true", "never"],
+        "when beam search is done: once the best candidate would not enter the best ended texts, "
+        "as soon as there are as many texts as beams, or once nothing better can come",
+    )
     flags.DEFINE_integer("samples", 1, "continuations of each prompt", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "of the draws", lower_bound=0, upper_bound=2**32 - 1)
     flags.DEFINE_bool("stream", None, "print text as it comes; by default on a terminal")
@@ -44,30 +58,30 @@ def define() -> None:
 def run(values: flags.FlagValues) -> None:
     """Prints continuations, or writes them to --output."""
     from lm_research import log, mesh
-    from lm_research.infer.decode import generate
+    from lm_research.infer import beam_search, generate
     from lm_research.infer.shapes import check
-    from lm_research.infer.text import encoded, request
+    from lm_research.infer.text import encoded, jsonl, request
     from lm_research.train.restore import open_checkpoint
 
-    sampler = _sampler(values)
+    write = functools.partial(beam_search, beam=_beam(values))
+    if values.beams == 1:
+        write = functools.partial(generate, sampler=_sampler(values), seed=values.seed)
     with mesh.Mesh().activate():
         loaded = open_checkpoint(values.checkpoint, dtype=values.dtype)
         lines = _requests(values, loaded)
         prompts = [encoded(line, loaded.tokenizer, request(loaded.model)) for line in lines]
         for line, prompt in zip(lines, prompts):
             check(loaded.model, prompt, line.where, values.length)
-        printer = _printer(values, loaded, prompts)
-        results = generate(
+        if printer := _printer(values, loaded, prompts):
+            write = functools.partial(write, stream=printer.show)
+        results = write(
             loaded.model,
             loaded.params,
             prompts,
-            sampler=sampler,
             length=values.length,
-            seed=values.seed,
             eos=loaded.eos,
             samples=values.samples,
             prefix=loaded.prefix,
-            stream=printer and printer.show,
         )
     if printer is not None:
         printer.end()
@@ -75,8 +89,10 @@ def run(values: flags.FlagValues) -> None:
         for result in results:
             print(_heading(values, result, len(prompts)) + _text(loaded, lines, prompts, result))
     if values.output is not None:
-        text = "".join(_json(loaded, lines, prompts, result) + "\n" for result in results)
-        log.write_text(Path(values.output), text)
+        path = Path(values.output)
+        one = _json if jsonl(path) else _line
+        text = "".join(one(loaded, lines, prompts, result) + "\n" for result in results)
+        log.write_text(path, text)
         print(f"{len(results)} continuations: {values.output}", file=sys.stderr)
 
 
@@ -91,6 +107,21 @@ def _sampler(values: flags.FlagValues) -> Any:
         return Sampler(temperature, values.top_k, values.top_p, values.min_p)
     except ValueError as error:
         raise UserError(f"--{error}") from None
+
+
+def _beam(values: flags.FlagValues) -> Any:
+    """How to search; None where tokens are to be drawn."""
+    from lm_research.errors import UserError
+    from lm_research.infer import Beam
+
+    drawn = ("greedy", "temperature", "top_k", "top_p", "min_p", "seed", "stream")
+    searched = ("length_penalty", "early_stopping")
+    if given := [name for name in drawn if values.beams > 1 and values[name].present]:
+        raise UserError(f"--{given[0]} is for drawing tokens, and --beams={values.beams} searches")
+    if given := [name for name in searched if values.beams == 1 and values[name].present]:
+        raise UserError(f"--{given[0]} is for beam search: give --beams=5, or another number")
+    stopping = {"false": False, "true": True, "never": "never"}[values.early_stopping]
+    return Beam(values.beams, values.length_penalty, stopping) if values.beams > 1 else None
 
 
 def _reads(loaded: Any) -> bool:
@@ -162,7 +193,12 @@ def _printer(values: flags.FlagValues, loaded: Any, prompts: list) -> _Printer |
     from lm_research.infer.text import Transcript
 
     wanted = sys.stdout.isatty() if values.stream is None else values.stream
-    if not wanted or values.output is not None or len(prompts) * values.samples > 1:
+    if (
+        not wanted
+        or values.beams > 1
+        or values.output is not None
+        or len(prompts) * values.samples > 1
+    ):
         return None
     tokenizer = loaded.tokenizer
     if _reads(loaded):
@@ -194,6 +230,20 @@ def _text(loaded: Any, lines: list, prompts: list, result: Any) -> str:
     return start + continuation(tokenizer, prompt, result.tokens)
 
 
+def _line(loaded: Any, lines: list, prompts: list, result: Any) -> str:
+    """A continuation as one line, without a tokenizer of ids; of a blank source a blank one."""
+    from lm_research.infer.text import answer
+
+    text = lines[result.request].text
+    if _reads(loaded) and text is not None and not text.strip():
+        return ""
+    if loaded.tokenizer is None:
+        return " ".join(map(str, result.tokens))
+    prompt = prompts[result.request]
+    text = answer(loaded.tokenizer, loaded.model, prompt, result.tokens)
+    return " ".join(text.split())
+
+
 def _json(loaded: Any, lines: list, prompts: list, result: Any) -> str:
     import json
 
@@ -215,5 +265,6 @@ def _json(loaded: Any, lines: list, prompts: list, result: Any) -> str:
             "tokens": result.tokens.tolist(),
             "logprobs": [round(float(x), 6) for x in result.logprobs],
             "ended": result.ended,
+            **({} if result.score is None else {"score": round(result.score, 6)}),
         }
     )

@@ -3,7 +3,7 @@
 from lm_research.data.bag import Bag
 from lm_research.data.labelled import Labelled
 from lm_research.data.pack import Packed
-from lm_research.data.pairs import Pairs, Parallel
+from lm_research.data.pairs import EachTarget, Pairs, Parallel, Tagged
 from lm_research.data.prepare import Prepared
 from lm_research.data.python_docs import PythonDocs
 from lm_research.data.source import Memory, Mix, Slice, Source
@@ -13,6 +13,7 @@ from lm_research.data.texts import TokenTexts
 from lm_research.data.tfds import TFDS
 from lm_research.data.tokenizer import Tokenizer
 from lm_research.data.vocabulary import BPE, Bytes, Characters, Pretrained, Words
+from lm_research.data.webnlg import WebNLG
 from lm_research.data.windows import Windows
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Bytes",
     "Characters",
     "Documents",
+    "EachTarget",
     "Labelled",
     "Memory",
     "Mix",
@@ -35,8 +37,10 @@ __all__ = [
     "TFDS",
     "TextFiles",
     "Table",
+    "Tagged",
     "TokenTexts",
     "Tokenizer",
+    "WebNLG",
     "Windows",
     "Words",
 ]

@@ -17,14 +17,13 @@ from lm_research.data.prepare import (
     Prepared,
     check_heldout,
     determined,
-    fingerprint,
     held_out,
     prepare_once,
     prepared_facts,
     texts,
 )
 from lm_research.data.shards import replacing
-from lm_research.data.source import Source
+from lm_research.data.source import Source, print_of
 from lm_research.data.texts import PairTexts, TokenTexts, read_pairs, read_texts, write_texts
 from lm_research.data.vocabulary import Trains
 from lm_research.errors import UserError
@@ -142,7 +141,7 @@ class Labelled:
         found["classes"] = self.classes
         if self.numeric:
             found["numeric"] = True
-        if prints := {name: fingerprint(source) for name, source in self.others.items()}:
+        if prints := {name: print_of(source) for name, source in self.others.items()}:
             found["others"] = prints
             found["fingerprints"] = None if None in prints.values() else found["fingerprints"]
         return found

@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lm_research import log
 from lm_research.data import tokenizer as tokenizers
 from lm_research.data.prepare import (
+    Part,
     Prepared,
     check_heldout,
     determined,
@@ -17,18 +19,23 @@ from lm_research.data.prepare import (
     prepared_facts,
     texts,
 )
-from lm_research.data.source import Source, within
+from lm_research.data.rows import Rows
+from lm_research.data.source import Source, print_of, within
 from lm_research.data.text import file_names, stamps, whole_text
 from lm_research.data.texts import read_texts, write_texts
 from lm_research.data.vocabulary import Trains
 from lm_research.errors import UserError
 
 SIDES = ("source", "target")
+ORIGINALS = "heldout.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
     """Records {"source": str, "target": str}, held in memory once one is asked for.
+
+    Where JSON has a list of several targets, the first of them is the `target`, and `targets` are
+    all; a list as a source is one text, of its sentences.
 
     Attributes:
       paths: a .tsv file, whose lines are a source, a tab and a target; a .jsonl file, whose lines
@@ -42,8 +49,10 @@ class Pairs:
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> dict[str, str]:
-        return dict(zip(SIDES, self._records[within(index, len(self))]))
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        source, targets = self._records[within(index, len(self))]
+        several = {"targets": targets} if len(targets) > 1 else {}
+        return {"source": source, "target": targets[0], **several}
 
     @functools.cached_property
     def files(self) -> tuple[Path, ...]:
@@ -71,7 +80,7 @@ class Pairs:
         return Pairs, (self.paths, self.fields)
 
     @functools.cached_property
-    def _records(self) -> list[tuple[str, str]]:
+    def _records(self) -> list[tuple[str, tuple[str, ...]]]:
         if len(self.files) == 1:
             file = self.files[0]
             numbered = enumerate(_lines(file), 1)
@@ -83,27 +92,122 @@ class Pairs:
                     f"{self.files[0]} has {len(one)} lines and {self.files[1]} {len(other)}; "
                     "the lines of both belong together"
                 )
-            records = [pair for pair in zip(one, other) if all(text.strip() for text in pair)]
+            pairs = (pair for pair in zip(one, other) if all(text.strip() for text in pair))
+            records = [(source, (target,)) for source, target in pairs]
         if not records:
             raise UserError(f"{self.files[0]} holds no pairs")
         return records
 
-    def _both(self, where: str, line: str) -> tuple[str, str]:
+    def _both(self, where: str, line: str) -> tuple[str, tuple[str, ...]]:
         if not self.files[0].name.removesuffix(".gz").endswith(".jsonl"):
-            pair = tuple(line.split("\t"))
+            pair = line.split("\t")
             if len(pair) != 2:
                 raise UserError(f"{where} has {len(pair)} columns; it takes a source and a target")
-            return pair
+            return pair[0], (pair[1],)
         try:
             record = json.loads(line)
         except ValueError as error:
             raise UserError(f"{where} is not JSON: {error}") from None
-        pair = tuple(
-            record.get(field) if isinstance(record, dict) else None for field in self.fields
+        source, target = (
+            _texts(record.get(field)) if isinstance(record, dict) else () for field in self.fields
         )
-        if not all(isinstance(text, str) for text in pair):
+        if not source or not target:
             raise UserError(f"{where} is {line[:60]}; it takes texts {' and '.join(self.fields)}")
-        return pair
+        return " ".join(source), target
+
+
+@dataclasses.dataclass(frozen=True)
+class EachTarget:
+    """Of records with several `targets`, a pair of each of them with its source.
+
+    Attributes:
+      source: records with a `source`, a `target` and perhaps `targets`.
+    """
+
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        place, number = self._places[within(index, len(self))]
+        record = self.source[place]
+        return {"source": record["source"], "target": targets(record)[number]}
+
+    def fingerprint(self) -> str | None:
+        """That of the source."""
+        return print_of(self.source)
+
+    def __reduce__(self):
+        return EachTarget, (self.source,)
+
+    @functools.cached_property
+    def _places(self) -> list[tuple[int, int]]:
+        counts = (len(targets(self.source[i])) for i in range(len(self.source)))
+        return [(i, number) for i, count in enumerate(counts) for number in range(count)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tagged:
+    """Records whose source begins with a tag: what one model for several tasks is asked to do.
+
+    Attributes:
+      source: records with a `source`.
+      tag: such as <2de>, for a translation into German; `BPE.tags` makes it one token.
+    """
+
+    source: Source
+    tag: str
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.source[index]
+        return {**record, "source": f"{self.tag} {record['source']}"}
+
+    def fingerprint(self) -> str | None:
+        """That of the source, and the tag."""
+        found = print_of(self.source)
+        return None if found is None else json.dumps([self.tag, found])
+
+
+@dataclasses.dataclass(frozen=True)
+class Originals:
+    """Records {"source": str, "targets": [str, ...]} as `Parallel` keeps those that it holds out.
+
+    Attributes:
+      path: a file of a JSON object per line.
+    """
+
+    path: Path
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._records[within(index, len(self))]
+
+    def __reduce__(self):
+        return Originals, (self.path,)
+
+    @functools.cached_property
+    def _records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in _lines(self.path)]
+
+    @classmethod
+    def written(cls, path: Path, part: Part) -> "Originals":
+        """The records of a part of the data, kept in a file."""
+        source, places = part
+        records = (source[place] for place in places.tolist())
+        kept = ({"source": r["source"], "targets": list(targets(r))} for r in records)
+        log.write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        return cls(path)
+
+
+def targets(record: dict[str, Any]) -> tuple[str, ...]:
+    """All the targets of a record: its `targets`, or where it has none such, its `target`."""
+    return tuple(record.get("targets") or (record["target"],))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +219,15 @@ class Parallel:
       tokenizer: trained on both sides of the train part; one for both.
       heldout: the share of pairs to hold out, or a source of its own.
       shuffle: whether pairs come in random order.
+      packed: whether several pairs share a row, which sees none of the others; short pairs are
+        learned from several times as fast, and a batch holds more of them.
     """
 
     source: Source
     tokenizer: Trains
     heldout: float | Source = 0.05
     shuffle: bool = True
+    packed: bool = False
 
     def __post_init__(self):
         check_heldout(self.heldout)
@@ -130,7 +237,7 @@ class Parallel:
 
         Args:
           directory: of this data alone.
-          length: tokens of a source and of a target at most.
+          length: tokens of a source and of a target at most, and of a row of them.
           kept: a run lives by what is there, which is never replaced.
 
         Raises:
@@ -154,7 +261,12 @@ class Parallel:
             parts[part] = read_texts(directory, part, SIDES, tokenizer, length)
             facts[f"{part}_tokens"] = int(parts[part].lengths[1].sum())  # of targets, uncut
             parts[part].tell_cut(f"{part} pairs")
-        return Prepared(parts["train"], parts["heldout"], tokenizer, facts)
+        originals = Path(directory) / ORIGINALS
+        texts = Originals(originals) if originals.is_file() else None
+        if self.packed:
+            parts = {name: Rows(part, length) for name, part in parts.items()}
+            facts["train_rows"] = len(parts["train"])
+        return Prepared(parts["train"], parts["heldout"], tokenizer, facts, texts=texts)
 
     def _made(self, directory: Path) -> dict[str, Any]:
         """Writes tokenizer and shards; what the run should say of them."""
@@ -163,8 +275,15 @@ class Parallel:
         tokenizer = self.tokenizer.train(itertools.chain.from_iterable(sides))
         tokenizer.save(directory / "tokenizer")
         facts = write_texts(directory, SIDES, parts, tokenizer)
+        Originals.written(directory / ORIGINALS, parts["heldout"])
         named = {"tokenizer": tokenizer.hash, "vocab": tokenizer.vocab}
         return {**named, **facts, "content": facts["train_target_texts"]}
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """A text, or a list of them; nothing where it is neither."""
+    found = tuple(value) if isinstance(value, list) else (value,)
+    return found if all(isinstance(text, str) for text in found) else ()
 
 
 def _lines(path: Path) -> list[str]:

@@ -12,7 +12,7 @@ from lm_research import log
 from lm_research.config import known
 from lm_research.data import shards
 from lm_research.data.permutation import permuted
-from lm_research.data.source import Source
+from lm_research.data.source import Source, print_of
 from lm_research.data.tokenizer import Tokenizer
 from lm_research.data.vocabulary import Pretrained, Trains
 from lm_research.errors import UserError
@@ -31,6 +31,8 @@ class Prepared:
       tokenizer: what the ids mean.
       facts: what the run should say of its data; `..._tokens` are those that one pass predicts.
       classes: names of the classes that records belong to, by number; none of plain text.
+      texts: what was held out as it was written, records {"source": str, "targets": [str, ...]};
+        None where the data has no targets.
       others: further windows to be judged by, under names of their own.
     """
 
@@ -39,6 +41,7 @@ class Prepared:
     tokenizer: Tokenizer
     facts: dict[str, Any]
     classes: tuple[str, ...] = ()
+    texts: Source | None = None
     others: Mapping[str, Source] = dataclasses.field(default_factory=dict)
 
     def part(self, name: str) -> Source:
@@ -66,7 +69,7 @@ def determined(source: Source, tokenizer: Trains, heldout: float | Source) -> di
     """What prepared data hangs on; fingerprints of files stand for their texts."""
     given = not isinstance(heldout, float | int)
     sources = (source, heldout) if given else (source,)
-    prints = [fingerprint(one) for one in sources]
+    prints = [print_of(one) for one in sources]
     described = repr(tokenizer)
     if isinstance(tokenizer, Pretrained):
         described = tokenizer.train(()).hash
@@ -75,11 +78,6 @@ def determined(source: Source, tokenizer: Trains, heldout: float | Source) -> di
         "heldout": "given" if given else heldout,
         "fingerprints": None if None in prints else prints,
     }
-
-
-def fingerprint(source: Source) -> str | None:
-    """Changes when what a source reads does; None where it cannot say."""
-    return getattr(source, "fingerprint", lambda: None)()
 
 
 def preparation(path: Path) -> dict[str, Any]:

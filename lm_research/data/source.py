@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -55,6 +56,11 @@ class Slice:
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.source[self._range[within(index, len(self))]]
 
+    def fingerprint(self) -> str | None:
+        """That of the source, and the part."""
+        found = print_of(self.source)
+        return None if found is None else json.dumps([self.start, self.stop, found])
+
 
 @dataclasses.dataclass(frozen=True)
 class Mix:
@@ -106,6 +112,16 @@ class Mix:
         number = int(source[place])
         chosen = self.sources[number]
         return chosen[(turn * totals[number] + int(rank[place])) % len(chosen)]
+
+    def fingerprint(self) -> str | None:
+        """Those of the sources, and the weights."""
+        prints = [print_of(source) for source in self.sources]
+        return None if None in prints else json.dumps([self.weights, prints])
+
+
+def print_of(source: Source) -> str | None:
+    """A source's fingerprint; None where it cannot say whether it changed."""
+    return getattr(source, "fingerprint", lambda: None)()
 
 
 def within(index: int, length: int) -> int:

@@ -84,19 +84,23 @@ class BPE:
       characters: how much text to learn from, at most, from its beginning.
       roles: special tokens to have besides the end of a text, in this order from id 1 on.
       sentinels: how many sentinel tokens to have, after them.
+      tags: texts such as <2de> to have as a token each, the last ones; unlike a special token's,
+        their spelling in a text means them.
     """
 
     vocab: int
     characters: int = 2_000_000_000
     roles: tuple[Role, ...] = ()
     sentinels: int = 0
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self):
         special = _spelled(_special_tokens(self.roles), self.sentinels)
-        if self.vocab < 256 + len(special):
+        least = 256 + len(special) + len(self.tags)
+        if self.vocab < least:
             raise UserError(
-                f"BPE's vocab is {self.vocab}; it takes {256 + len(special)} or more: 256 bytes, "
-                f"{END} and {len(special) - 1} other special tokens"
+                f"BPE's vocab is {self.vocab}; it takes {least} or more: 256 bytes, "
+                f"{END} and {least - 257} other special tokens and tags"
             )
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
@@ -104,12 +108,13 @@ class BPE:
         tokenizer = byte_level(models.BPE())
         special = _special_tokens(self.roles)
         trainer = trainers.BpeTrainer(
-            vocab_size=self.vocab,
+            vocab_size=self.vocab - len(self.tags),
             special_tokens=_spelled(special, self.sentinels),
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
         tokenizer.train_from_iterator(_first(texts, self.characters), trainer)
+        tokenizer.add_tokens([tokenizers.AddedToken(tag, normalized=False) for tag in self.tags])
         _frame(tokenizer, special)
         return Tokenizer(tokenizer, special)
 

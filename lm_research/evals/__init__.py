@@ -1,6 +1,7 @@
 """Evaluators: settings with `every`, bound to a run's data, then called with parameters."""
 
+from lm_research.evals.generation import Generation
 from lm_research.evals.heldout import HeldOut
 from lm_research.evals.scores import Scores
 
-__all__ = ["HeldOut", "Scores"]
+__all__ = ["Generation", "HeldOut", "Scores"]

@@ -14,11 +14,9 @@ import numpy as np
 
 from lm_research import models, tree
 from lm_research.errors import UserError
-from lm_research.layers.stack import period_of, places
+from lm_research.layers.stack import BLOCK, period_of, places
 from lm_research.models.family import Family, Row
 from lm_research.models.initial import initial
-
-BLOCK = re.compile(r"((?:.*/)?)((?:blocks|rest)(?:_\d+)?|first)/(.*)")  # a parameter in a stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +149,7 @@ def families() -> tuple[Family, ...]:
     return tuple(f for module in dict.fromkeys(modules) for f in getattr(module, "FAMILIES", ()))
 
 
+@functools.lru_cache(maxsize=16)  # tracing a model takes a good part of a second
 def abstract(model: nn.Module) -> Any:
     """The model's parameters as shapes, boxed with the names of their axes: nothing is computed."""
     return jax.eval_shape(functools.partial(initial, model), jax.random.key(0))

@@ -85,6 +85,16 @@ class Reference:
         by_length = rope.get("rope_type") in ("dynamic", "longrope")
         return by_length or getattr(config, "attn_type", "") == "uni"
 
+    @property
+    def pads_left(self) -> bool:
+        """Whether a text says the same with padding before it.
+
+        Their Mamba-2 sets padding to zero before a product that, with a bias, gives the convolution
+        something to see all the same.
+        """
+        config = self.model.config
+        return not (config.model_type == "mamba2" and config.use_bias)
+
     def order(self, case: Case) -> dict[str, int]:
         """When each parameter is first used, from the tokens to the loss."""
         modules = dict(self.model.named_modules())

@@ -26,14 +26,18 @@ class Stored:
     A file is mapped only while something is read from it: mapped pages that were read count as this
     process's memory, and all weights would be in it twice.
 
+    Args:
+      directory: where they are.
+      file: the only one to read; None takes a model's.
+
     Raises:
       UserError: there are none, a file is damaged, or one that the index names is absent.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, file: str | None = None):
         self.directory = directory
         self._tensors: dict[str, tuple[Path, tuple[int, ...], str]] = {}
-        for path, names in _files(directory).items():
+        for path, names in ({directory / file: None} if file else _files(directory)).items():
             with _mapped(path) as file:
                 held = set(file.keys())
                 lacking = sorted((names or held) - held)

@@ -10,6 +10,7 @@ import flax.linen as nn
 import numpy as np
 
 from lm_research.data import Tokenizer
+from lm_research.data.text import whole_text
 from lm_research.errors import UserError
 from lm_research.models import EncoderDecoder
 
@@ -36,27 +37,33 @@ class Line:
 
 
 def lines(path: Path) -> list[Line]:
-    """The requests in a file of JSON lines, {"text": "..."} or {"tokens": [1, 2]} each.
+    """The requests in a file: of JSON where its name ends in .jsonl, else a text in each line.
 
-    A line may also have a "source", as text or tokens, or besides a text a second one, its "pair".
+    A line of JSON is {"text": "..."} or {"tokens": [1, 2]}, perhaps with a "source", as text or
+    tokens, or besides a text a second one, its "pair". Either file may end in .gz.
 
     Raises:
       UserError: there is no such file, or nothing in it, or a line is neither; names file and line.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: {error}") from None
+    if not path.is_file():
+        raise UserError(f"cannot read {path}: there is no such file")
+    text = whole_text(path)
     # Not splitlines: a JSON string may hold the other characters that end lines.
-    numbered = enumerate(text.split("\n"), 1)
-    found = [_line(f"{path}:{i}", line) for i, line in numbered if line.strip()]
-    if not found:
+    numbered = enumerate(text.removesuffix("\n").split("\n"), 1)
+    if jsonl(path):
+        found = [_line(f"{path}:{i}", line) for i, line in numbered if line.strip()]
+    else:
+        found = [Line(f"{path}:{i}", text=line.removesuffix("\r")) for i, line in numbered]
+    if not text.strip() or not found:
         raise UserError(
             f'{path} is empty; it takes {{"text": ...}} or {{"tokens": [...]}} per line'
         )
     return found
+
+
+def jsonl(path: Path) -> bool:
+    """Whether a file's name says that it has a JSON object per line."""
+    return path.name.removesuffix(".gz").endswith((".jsonl", ".json"))
 
 
 def _line(where: str, line: str) -> Line:
@@ -152,3 +159,17 @@ def continuation(tokenizer: Any, prompt: Iterable[int], tokens: Sequence[int]) -
     """The text of `tokens` after `prompt`."""
     transcript = Transcript(tokenizer, prompt)
     return transcript.add(tokens) + transcript.rest()
+
+
+def answer(tokenizer: Any, model: nn.Module, prompt: Iterable[int], tokens: Sequence[int]) -> str:
+    """The text of `tokens` that a model wrote, without special tokens.
+
+    Args:
+      tokenizer: what the ids mean.
+      model: an encoder-decoder's text has nothing before it, another's goes on with the prompt.
+      prompt: what the model was given.
+      tokens: what it wrote.
+    """
+    roles = (tokenizer.eos, tokenizer.bos, tokenizer.pad, tokenizer.cls, tokenizer.sep)
+    kept = [token for token in tokens if token not in roles]
+    return continuation(tokenizer, () if isinstance(model, EncoderDecoder) else prompt, kept)

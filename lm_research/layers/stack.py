@@ -1,6 +1,7 @@
 """`Block`, a residual pair of attention and MLP, and `Stack`, which repeats a period of blocks."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -20,6 +21,7 @@ Wiring = Literal["pre", "post", "sandwich", "reordered", "parallel", "parallel_n
 Remat = Literal["none", "dots", "full"]
 Execution = Literal["auto", "scan", "unroll", "separate"]
 
+BLOCK = re.compile(r"((?:.*/)?)((?:blocks|rest)(?:_\d+)?|first)/(.*)")  # a parameter in a stack
 UNROLLED = 24  # layers up to which unrolling a stack on CPU is worth its compile time
 
 
@@ -272,6 +274,36 @@ def shortest_period(kinds: Sequence) -> tuple:
 def period_of(names: Iterable[str], layers: int) -> int:
     """The length of the period of a stack whose stacked blocks have these names."""
     return sum(name.startswith("blocks") for name in names) or layers + 1
+
+
+def layers_after(rows: Mapping[str, int]) -> dict[str, list[int]]:
+    """How many layers come after each row of a stack's parameters.
+
+    Args:
+      rows: of every parameter, or of the last layers' alone; those outside of stacks have no say.
+    """
+    blocks = {path: found for path in rows if (found := BLOCK.fullmatch(path))}
+    counts: dict[str, dict[str, int]] = {}  # of each stack's blocks
+    for path, block in blocks.items():
+        counts.setdefault(block[1], {})[block[2]] = rows[path]
+    after: dict[tuple[str, str], list[int]] = {}
+    for stack, names in counts.items():
+        # By row from the end, then by place in the period: right without the whole stack, too.
+        order = sorted(
+            (group, row - count, place, name)
+            for name, count in names.items()
+            for group, place in [_place(name)]
+            for row in range(count)
+        )
+        for left, (*_, name) in zip(reversed(range(len(order))), order):
+            after.setdefault((stack, name), []).append(left)
+    return {path: after[block[1], block[2]] for path, block in blocks.items()}
+
+
+def _place(name: str) -> tuple[int, int]:
+    """Where stacked blocks come: the first one, those that are repeated, and the rest."""
+    group = {"first": 0, "blocks": 1, "rest": 2}[name.split("_")[0]]
+    return group, int(name.partition("_")[2] or 0)
 
 
 def separated(stack: dict, layers: int) -> dict:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lm_research.layers import Mask
@@ -46,9 +47,17 @@ class Seq2Seq:
         return self
 
     def example(self, record: Example, rng: np.random.Generator) -> Example:
-        """Of a record's `source` and `target`, no longer than `length` each."""
+        """Of a record's `source` and `target`, no longer than `length` each.
+
+        Where `counts` say that they are several texts, each pair is a segment of its own.
+        """
         del rng
-        return filled(record["source"], record["target"], self.length, self.length)
+        size = self.length
+        example = filled(record["source"], record["target"], size, size)
+        if "counts" in record:
+            example |= _segments("source", record["counts"]["source"], size, "segments")
+            example |= _segments("target", record["counts"]["target"], size, "target_segments")
+        return example
 
     def measure(
         self, model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None
@@ -90,12 +99,19 @@ def target_loss(
       model, params, batch, rngs: as `measure` takes them.
     """
     segments = batch["segments"]
+    tokens, given = model.shifted(batch["targets"]), {}
+    if "target_segments" in batch:
+        own, position = batch["target_segments"], batch["target_position"]
+        tokens = jnp.where(position == 0, model.start, tokens)
+        given = {"mask": Mask(segments=(own, own)), "position": position}
+        given["source_position"] = batch["source_position"]
     output = model.apply(
         {"params": params},
-        model.shifted(batch["targets"]),
+        tokens,
         source=batch["source"],
         source_mask=Mask(segments=(segments, segments)),
         rngs=rngs,
+        **given,
     )
     return token_loss(
         output,
@@ -105,6 +121,13 @@ def target_loss(
         smoothing=objective.smoothing,
         chunk=objective.chunk,
     )
+
+
+def _segments(side: str, counts: np.ndarray, size: int, name: str) -> Example:
+    """Which text of a row each token is of, from 1 on, and its position there."""
+    number = np.repeat(np.arange(1, len(counts) + 1), counts)
+    position = np.arange(len(number)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return {name: _to(number, size), f"{side}_position": _to(position, size)}
 
 
 def _to(tokens: np.ndarray, length: int, dtype: Any = np.int32) -> np.ndarray:

@@ -5,6 +5,8 @@ from typing import Literal
 
 import optax
 
+from lm_research.optimizers.layerwise import layerwise
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -19,6 +21,8 @@ class Schedule:
       final: the last learning rate, as a fraction of the peak.
       cooldown: the part of the run over which `wsd` decays.
       clip: the gradient's global norm is scaled down to this; None leaves it.
+      layerwise: the learning rate of a layer, as a fraction of that of the layer after it; the
+        head has all of it, and the embedding the least.
     """
 
     peak: float
@@ -27,8 +31,11 @@ class Schedule:
     final: float = 0.1
     cooldown: float = 0.2
     clip: float | None = 1.0
+    layerwise: float = 1.0
 
     def __post_init__(self):
+        if not 0 < self.layerwise <= 1:
+            raise ValueError(f"layerwise is {self.layerwise}; it takes a number over 0, to 1")
         if self.warmup < 0:
             raise ValueError(f"warmup is {self.warmup}; it takes a number from 0 on")
 
@@ -57,6 +64,7 @@ class Schedule:
     def clipped(
         self, *transformations: optax.GradientTransformation
     ) -> optax.GradientTransformation:
-        """The transformations after clipping by global norm."""
+        """The transformations between clipping by global norm and what each layer gets of them."""
         clip = [] if self.clip is None else [optax.clip_by_global_norm(self.clip)]
-        return optax.chain(*clip, *transformations)
+        layers = [] if self.layerwise == 1 else [layerwise(self.layerwise)]
+        return optax.chain(*clip, *transformations, *layers)

@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -151,6 +151,12 @@ class Journal:
         self.log.write(step, {f"{name}/{key}": value for key, value in numbers.items()}, "eval")
         found = ", ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in numbers.items())
         self.progress.print(f"step {step}: {name} {found}")
+
+    def wrote(self, name: str, outputs: Sequence[str]) -> None:
+        """Keeps the texts that an evaluator wrote last, a line each, in outputs/NAME.txt."""
+        if self.tells and outputs:
+            text = "".join(f"{output}\n" for output in outputs)
+            log.write_text(self.workdir / "outputs" / f"{name}.txt", text)
 
     def sampled(self, step: int, params: Any) -> None:
         """Continues the prompts and appends the texts to samples.md."""

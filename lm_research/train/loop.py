@@ -14,6 +14,7 @@ from lm_research import config, log, mesh
 from lm_research.data import pipeline
 from lm_research.data import tokenizer as tokenizers
 from lm_research.errors import Stopped, UserError
+from lm_research.hub import adapter
 from lm_research.optimizers.averaged import evaluated
 from lm_research.train import restore
 from lm_research.train.best import Best
@@ -52,7 +53,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
     ):
         mesh.check_batch(x.batch.size // x.batch.microbatches, "batch.size / batch.microbatches")
         trainer = Trainer.of(x)
-        state, meta = start(trainer, checkpoints)
+        state, meta = start(trainer, checkpoints, resolved)
         step, position = int(state.step), int(meta["position"])
         best = Best.after(x.checkpoint, meta)
         drop_later(workdir / restore.BEST, step)
@@ -83,6 +84,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
                     params = params_of(x, state)
                     numbers = evaluators[name](x.model, params)
                     journal.evaluated(step, name, numbers)
+                    journal.wrote(name, getattr(evaluators[name], "outputs", ()))
                     if best.improves(step, name, numbers):
                         save_params(workdir / restore.BEST, params, step, keep=2)
             if x.log.samples.every and due(step, x.log.samples.every, x.steps):
@@ -112,6 +114,7 @@ def prepare(given: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], An
     kept = stored is not None and resolved["resume"] == "same"
     if resolved["init"]:
         begin_from(resolved, stored)
+    begins = begin_adapted(resolved, stored)
     # Mistakes are told before the text is read, which may take hours. V is not known yet.
     steps = resolved["steps"] or (stored["steps"] if kept else PROVISIONAL)
     expected = timed(resolved, steps)
@@ -140,6 +143,8 @@ def prepare(given: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], An
                 "give the data's classes as model.classes to draw a new head), or give "
                 "data.classes the same"
             )
+    if begins:
+        resolved["weights"] = adapter.read(begins, resolved["model"]).weights
     check_samples(x, data.tokenizer)
     return resolved, data
 
@@ -179,6 +184,26 @@ def begin_from(resolved: dict[str, Any], stored: Mapping[str, Any] | None) -> No
         log.fallback(f"the tokenizer of {tokenizer}", got, "it has none")
 
 
+def begin_adapted(resolved: dict[str, Any], stored: Mapping[str, Any] | None) -> str | None:
+    """The adapter whose factors the run begins from, and which tells its `weights`; if any.
+
+    A run that began from there already has both.
+
+    Raises:
+      UserError: it is no adapter, or there is no `init` to add it to.
+    """
+    directory = resolved["weights"].get("adapter")
+    if directory is None:
+        return None
+    if stored is not None and stored["weights"].get("adapter") == directory:
+        resolved["weights"] = stored["weights"]
+        return None
+    named = adapter.described(directory).get("base_model_name_or_path")
+    if not resolved["init"]:
+        raise UserError(f"weights.adapter {directory} needs the model it is for as init: {named}")
+    return directory
+
+
 def refuse_other(workdir: Path, stored: Mapping[str, Any], resolved: Mapping[str, Any]) -> None:
     """Refuses to go on with a run that has another config.
 
@@ -207,7 +232,9 @@ def claim(workdir: Path, resolved: Mapping[str, Any]) -> None:
         log.write_text(path, json.dumps(resolved, indent=2) + "\n")
 
 
-def start(trainer: Trainer, checkpoints: Any) -> tuple[State, dict[str, Any]]:
+def start(
+    trainer: Trainer, checkpoints: Any, resolved: Mapping[str, Any]
+) -> tuple[State, dict[str, Any]]:
     """The newest good state and what lies beside it, or the first."""
     restored = checkpoints.restore(trainer.abstract())
     if restored is not None:
@@ -218,7 +245,9 @@ def start(trainer: Trainer, checkpoints: Any) -> tuple[State, dict[str, Any]]:
     loaded = restore.open_checkpoint(init)
     params, told = restore.given(trainer.experiment.model, loaded)
     log.note(init={"path": init, **told, **standing(init, loaded)})
-    return trainer.init(params), beginning
+    found = resolved["weights"].get("adapter")
+    arrays = adapter.read(found, resolved["model"]).arrays if found else None
+    return trainer.init(params, arrays), beginning
 
 
 def draw(stream: Any, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:

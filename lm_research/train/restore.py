@@ -12,12 +12,13 @@ import flax.linen as nn
 from lm_research import config, log, mesh, tree
 from lm_research.data import tokenizer as tokenizers
 from lm_research.errors import UserError
+from lm_research.hub import adapter
 from lm_research.hub import load as hub
 from lm_research.hub.names import abstract
 from lm_research.models import TextClassifier
 from lm_research.optimizers.averaged import AveragedState
 from lm_research.train import checkpoint
-from lm_research.train.experiment import CONTENTS, experiment
+from lm_research.train.experiment import CONTENTS, Experiment, experiment
 from lm_research.train.step import Trainer
 
 # What an experiment says of a model that it starts from: how to run it, not what it is.
@@ -52,11 +53,13 @@ class Loaded:
 
 
 def is_run(path: Path) -> bool:
-    """Whether `path` is a run's directory, and not Hugging Face's.
+    """Whether `path` is a run's directory, and not Hugging Face's or PEFT's.
 
     Raises:
-      UserError: it is neither.
+      UserError: it is none of them.
     """
+    if adapter.is_adapter(path):
+        return False
     if not (path / "config.json").is_file():
         what = "is not a directory" if not path.is_dir() else "has no config.json"
         raise UserError(f"{path} {what}; give a run's --workdir or a Hugging Face directory")
@@ -70,11 +73,15 @@ def is_run(path: Path) -> bool:
 
 def section(path: Path) -> dict[str, Any]:
     """The model section that describes the weights in a directory."""
+    if adapter.is_adapter(path):
+        return section(adapter.base(path))
     return stored_config(path)["model"] if is_run(path) else hub.section(path)
 
 
 def tokenizer_directory(path: Path) -> Path:
     """Where a run or a Hugging Face directory keeps its tokenizer, if it has one."""
+    if adapter.is_adapter(path) and tokenizers.find(path) is None:
+        return tokenizer_directory(adapter.base(path))
     return path / "tokenizer" if is_run(path) else path
 
 
@@ -93,7 +100,7 @@ def stored_config(path: Path) -> dict[str, Any]:
 def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:
     """The model in a run's directory or a Hugging Face directory, on the current mesh.
 
-    Of a run whose weights are averaged, the average.
+    Of a run whose weights are averaged, the average; of an adapter, its base with it merged in.
 
     Args:
       path: where it is.
@@ -103,6 +110,8 @@ def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:
       UserError: there is none, or it is damaged or unsupported.
     """
     path = Path(path)
+    if adapter.is_adapter(path):
+        return _adapted(path, **execution)
     given = {name: value for name, value in execution.items() if value is not None}
     described = {**section(path), **given}
     tokenizer = tokenizers.find(tokenizer_directory(path))
@@ -126,6 +135,14 @@ def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:
         prefix = stored.get("prefix", False)
     told = dict(eos=eos, context=context, prefix=prefix, step=int(meta["step"]))
     return loaded(params=params, **told)
+
+
+def _adapted(path: Path, **execution: Any) -> Loaded:
+    loaded = open_checkpoint(adapter.base(path), **execution)
+    found = adapter.read(path, loaded.section)
+    params = found.merged(loaded.params, abstract(loaded.model))
+    tokenizer = tokenizers.find(path) or loaded.tokenizer
+    return dataclasses.replace(loaded, params=params, tokenizer=tokenizer)
 
 
 def begun(asked: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,8 +217,38 @@ def save_run(path: str | Path, loaded: Loaded) -> None:
     log.write_text(path / "config.json", json.dumps(described, indent=2) + "\n")
 
 
+def save_adapter(target: Path, source: Path) -> tuple[int, int]:
+    """Writes what a run with LoRA trained as a directory of PEFT's; counts parameters and tensors.
+
+    Raises:
+      UserError: the run trained something else, or began from no directory.
+    """
+    stored = stored_config(source) if is_run(source) else {}
+    kind = stored.get("weights", {}).get("kind", "in one piece")
+    if kind != "LoRA":
+        raise UserError(f"the weights of {source} are {kind}; PEFT's format takes a run with LoRA")
+    if not stored["init"]:
+        raise UserError(
+            f"the run in {source} began from no directory (init), so none has the weights that its "
+            "factors are added to; --target_format=huggingface writes the sum"
+        )
+    x, trained, _, meta = split(source, stored)
+    if (source / BEST).is_dir():
+        asked, why = "the best parameters", "of those only the sum is kept"
+        log.fallback(asked, f"the factors of step {meta['step']}", why)
+    beginning = str(Path(stored["init"]).absolute())
+    tensors = adapter.save_adapter(target, stored["model"], x.weights, trained, beginning)
+    return tree.count(trained), tensors
+
+
 def _trained(path: Path, stored: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """A run's parameters: only what they are made of is read, and not its data."""
+    x, trained, held, meta = split(path, stored)
+    return x.weights.join(trained, held), meta
+
+
+def split(path: Path, stored: dict[str, Any]) -> tuple[Experiment, Any, Any, dict[str, Any]]:
+    """What a run's parameters are made of: its experiment, and what is trained and held."""
     x = experiment({**stored, "data": None, "evals": {}})
     state = Trainer.of(x).abstract()
     wanted = {"trained": state.trained, "held": state.held}
@@ -212,7 +259,7 @@ def _trained(path: Path, stored: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         raise UserError(f"the run in {path} has saved no checkpoint yet")
     leaves, meta = restored
     trained = leaves["optimizer"]["average"] if averaged else leaves["trained"]
-    return x.weights.join(trained, leaves["held"]), meta
+    return x, trained, leaves["held"], meta
 
 
 def _places(model: nn.Module) -> Any:

@@ -7,6 +7,7 @@ length.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from flax import struct
 from lm_research import mesh, metrics, tree
 from lm_research.models.initial import initial
 from lm_research.train.experiment import Experiment
+from lm_research.weights.lora import begun
 
 Array = jax.Array
 Tree = Any
@@ -67,24 +69,26 @@ class Trainer:
             jax.tree.map(place, state.optimizer, _like(trained, state.optimizer, everywhere)),
         )
 
-    def init(self, params: Tree | None = None) -> State:
+    def init(self, params: Tree | None = None, arrays: Mapping[str, Any] | None = None) -> State:
         """The first state, made in place on the mesh: no host ever holds it whole.
 
         Args:
           params: plain parameters to start from, laid out on the mesh; None in the place of one,
             or of them all, draws it.
+          arrays: of what is trained, those to start from, by name.
         """
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract())
         key = jax.random.key(self.experiment.seed)
 
-        def make(key, params):
+        def make(key, params, arrays):
             boxed = self.params(key)
             if params is not None:
                 given = lambda box, value: box if value is None else box.replace(value=value)
                 boxed = jax.tree.map(given, boxed, params, is_leaf=tree.boxed)
-            return self._state(*tree.unboxed(self.experiment.weights.split(boxed, key)))
+            trained, held = tree.unboxed(self.experiment.weights.split(boxed, key))
+            return self._state(begun(trained, arrays), held)
 
-        return jax.jit(make, out_shardings=shardings)(key, params)
+        return jax.jit(make, out_shardings=shardings)(key, params, arrays or {})
 
     def _state(self, trained: Tree, held: Tree) -> State:
         return State(jnp.zeros((), jnp.int32), trained, held, self.optimizer.init(trained))

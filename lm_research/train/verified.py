@@ -10,6 +10,7 @@ from typing import Any
 from lm_research import __version__, config, log
 from lm_research.errors import UserError
 from lm_research.hub import load as hub
+from lm_research.hub.adapter import is_adapter
 from lm_research.hub.save import save
 from lm_research.hub.verify import Limits, Report, verify
 from lm_research.train import restore
@@ -21,7 +22,7 @@ FILE = "verify.json"
 def verified(path: Path, limits: Limits) -> Report:
     """Compares a run or a Hugging Face directory with `transformers`, and stores what was found.
 
-    Of a run, what is compared is what `convert` makes of it.
+    Of a run or an adapter, what is compared is what `convert` makes of it.
 
     Raises:
       UserError: it cannot be opened, converted or compared.
@@ -32,7 +33,7 @@ def verified(path: Path, limits: Limits) -> Report:
         loaded.append(restore.open_checkpoint(path, dtype="float32"))
         return loaded[0].params
 
-    if restore.is_run(path):
+    if restore.is_run(path) or is_adapter(path):
         with tempfile.TemporaryDirectory() as scratch:
             directory = Path(scratch) / "huggingface"
             run = restore.open_checkpoint(path, dtype="float32")

@@ -102,3 +102,51 @@ def test_pairs_are_evaluated(command, directory, tmp_path):
     count, size = (sum(len(f(target)) for _, target in PAIRS) for f in (tokens, str.encode))
     assert float(found["loss"]) == pytest.approx(total / count, abs=1e-3)
     assert float(found["bits per byte"]) == pytest.approx(total / size / math.log(2), abs=1e-3)
+
+
+def test_a_file_is_translated_line_by_line_by_beam_search(command, directory, tmp_path):
+    model, path = directory
+    (tmp_path / "in.en").write_text("a dog\n\nb\n")
+    arguments = ["generate", f"--checkpoint={path}", "--length=6", f"--input={tmp_path / 'in.en'}"]
+    beam = ["--beams=3", "--length_penalty=0.5", "--early_stopping=true"]
+    assert command(*arguments, *beam, f"--output={tmp_path / 'out.jsonl'}")[0] == 0
+    rows = written(tmp_path / "out.jsonl")
+    for row, source in zip(rows, ["a dog", "", "b"], strict=True):
+        found = model.generate(
+            torch.tensor([tokens(source)]),
+            num_beams=3,
+            length_penalty=0.5,
+            early_stopping=True,
+            do_sample=False,
+            max_new_tokens=6,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        assert row["tokens"] == [t for t in found.sequences[0, 1:].tolist() if t not in (0, END)]
+        assert row["score"] == pytest.approx(float(found.sequences_scores[0]), abs=1e-3)
+    assert command(*arguments, *beam, f"--output={tmp_path / 'out.de'}")[0] == 0
+    texts = (tmp_path / "out.de").read_text().splitlines()
+    assert texts == [" ".join(rows[0]["text"].split()), "", " ".join(rows[2]["text"].split())]
+    for wrong, words in (
+        (["--beams=2", "--top_k=3"], "--top_k is for drawing tokens"),
+        (["--length_penalty=2"], "--length_penalty is for beam search: give --beams"),
+    ):
+        status, _, err = command(*arguments, *wrong)
+        assert status == 2 and words in err
+
+
+def test_texts_are_written_from_pairs_and_judged(command, directory, tmp_path):
+    _, path = directory
+    sacrebleu = pytest.importorskip("sacrebleu", reason="it is the metric: extra `tasks`")
+    (tmp_path / "pairs.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in PAIRS))
+    arguments = [f"--checkpoint={path}", f"--paths={tmp_path / 'pairs.tsv'}", "--length=16"]
+    judged = ["--metrics=chrf", "--beams=1", "--limit=2", f"--output={tmp_path / 'out.de'}"]
+    status, out, _ = command("evaluate", *arguments, *judged)
+    texts = (tmp_path / "out.de").read_text().split("\n")[:-1]
+    assert status == 0 and len(texts) == 2
+    want = sacrebleu.corpus_chrf(texts, [[target for _, target in PAIRS[:2]]])
+    assert f"chrf: {want.score:.4f}" in out and "chrf by nrefs:1|case:mixed" in out
+    status, _, err = command("evaluate", *arguments, "--limit=2")
+    assert status == 2 and "--limit is for texts to be written" in err
+    status, _, err = command("evaluate", *arguments, "--metrics=blue")
+    assert status == 2 and "--metrics has 'blue'; it takes some of bleu, chrf, rouge" in err

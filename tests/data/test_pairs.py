@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lm_research import log
-from lm_research.data import Bytes, Memory, Pairs, Parallel
+from lm_research.data import BPE, Bytes, EachTarget, Memory, Mix, Pairs, Parallel, Tagged
 from lm_research.errors import UserError
 
 PAIRS = [("ein Hund", "a dog"), ("zwei Katzen", "two cats"), ("drei", "three")]
@@ -95,3 +95,64 @@ def test_other_texts_are_refused_to_a_run_and_gone_ones_are_not_needed(tmp_path)
 def test_records_without_both_texts_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"record 0 .* no text 'target'"):
         Parallel(Memory([{"source": "x"}] * 2), Bytes()).prepare(tmp_path / "data", 4)
+
+
+def test_a_list_as_a_source_is_one_text_and_as_a_target_several(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"source": ["One.", "Two."], "target": ["x", "y"]}\n')
+    pairs = Pairs(str(path))
+    assert pairs[0] == {"source": "One. Two.", "target": "x", "targets": ("x", "y")}
+    each = pickle.loads(pickle.dumps(EachTarget(Mix((pairs, pairs), (1, 1)))))
+    assert [record["target"] for record in each] == ["x", "y"] * 2
+    assert each[3] == {"source": "One. Two.", "target": "y"}
+    before = each.fingerprint()
+    assert before == EachTarget(Mix((pairs, pairs), (1, 1))).fingerprint()
+    path.write_text('{"source": [], "target": "x"}\n')
+    assert EachTarget(Mix((Pairs(str(path)),) * 2, (1, 1))).fingerprint() != before
+    with pytest.raises(UserError, match=r"a.jsonl:1 is .*; it takes texts"):
+        len(Pairs(str(path)))
+
+
+def test_what_is_held_out_is_kept_as_it_was_written(tmp_path):
+    records = [{"source": "a\u2028b", "target": " x ", "targets": (" x ", "y")}]
+    records.append({"source": "c", "target": "z"})
+    data = Parallel(Memory(records), Bytes(), heldout=Memory(records)).prepare(tmp_path, 9)
+    kept = [{"source": "a\u2028b", "targets": [" x ", "y"]}, {"source": "c", "targets": ["z"]}]
+    assert list(data.texts) == kept
+    share = Parallel(Memory(records * 5), Bytes(), heldout=0.3).prepare(tmp_path / "share", 9)
+    assert len(share.texts) == len(share.heldout) == 3
+    for original, held in zip(share.texts, share.heldout):
+        assert held["source"].tolist() == [*original["source"].encode(), 256]
+
+
+def test_a_tag_is_one_token_before_a_source(tmp_path):
+    pairs = Pairs(written(tmp_path, "tsv"))
+    to_english = Tagged(pairs, "<2en>")
+    assert to_english[1] == {"source": "<2en> zwei Katzen", "target": "two cats"}
+    assert to_english.fingerprint() != Tagged(pairs, "<2fr>").fingerprint()
+    settings = BPE(300, tags=("<2en>", "<2fr>"))
+    data = Parallel(to_english, settings, heldout=pairs).prepare(tmp_path / "data", 32)
+    tokenizer = data.tokenizer
+    first = data.train[0]["source"]
+    assert first[0] == tokenizer.vocab - 2 and tokenizer.decode(first[1:-1]) == " ein Hund"
+    assert tokenizer.decode(tokenizer.encode("<2fr> a")) == "<2fr> a" and tokenizer.vocab <= 300
+    with pytest.raises(UserError, match="takes 259 or more"):
+        BPE(258, tags=("<2en>", "<2fr>"))
+
+
+def test_packed_pairs_share_rows_and_none_is_lost(tmp_path):
+    rng = np.random.default_rng(0)
+    words = lambda: "".join(chr(97 + c) for c in rng.integers(0, 26, rng.integers(1, 9)))
+    source = Memory([{"source": words(), "target": words()} for _ in range(200)])
+    settings = Parallel(source, Bytes(), heldout=source, packed=True)
+    rows = pickle.loads(pickle.dumps(settings.prepare(tmp_path, 24).train))
+    found = []
+    for row in rows:
+        assert max(len(row["source"]), len(row["target"])) <= 24
+        ends = {n: np.cumsum(counts)[:-1] for n, counts in row["counts"].items()}
+        sides = [np.split(row[name], ends[name]) for name in ("source", "target")]
+        texts = [[bytes(text[:-1].tolist()).decode() for text in side] for side in sides]
+        found += zip(*texts)
+    assert sorted(found) == sorted((r["source"], r["target"]) for r in source)
+    total = sum(max(len(r["source"]), len(r["target"])) + 1 for r in source)
+    assert len(rows) * 24 < 1.25 * total  # hardly a row is not full

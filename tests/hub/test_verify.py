@@ -55,6 +55,16 @@ def test_equal_models_are_equal(stored):
     assert str(report).splitlines()[-1].endswith("equal within 0.0001")
 
 
+def test_what_theirs_cannot_do_is_left_out_and_told(drawn, tmp_path, capfd):
+    """Their Mamba-2 with a bias reads padding that stands before a text."""
+    section = {"kind": "Mamba2", "vocab": 64, "width": 32, "layers": 1, "head": 8, "bias": True}
+    save.save(tmp_path / "biased", section, drawn(section)[1])
+    report = compared(tmp_path / "biased", FORWARD, execution="unroll")
+    assert not report.parted and "padding left" not in [row.case for row in report.rows]
+    told = "asked for a comparison with padding before a text, got none"
+    assert told in "".join(capfd.readouterr())
+
+
 BROKEN = {
     "GPT2": [
         ({"epsilon": 1e-1}, "layer 0: transformer.h.0.ln_1 (ours: stack/blocks/attention_norm)"),

@@ -1,5 +1,6 @@
 """Sequence to sequence: an example by hand, and microbatches of uneven weight."""
 
+import functools
 import types
 
 import jax
@@ -63,3 +64,34 @@ def test_microbatches_change_nothing(objective):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), other, found[0]
         )
+
+
+@pytest.mark.parametrize(
+    "model", [MODEL, OriginalTransformer(32, 16, 1, 2, 24)], ids=["t5", "original"]
+)
+def test_pairs_that_share_a_row_are_scored_as_those_that_do_not(model):
+    """Three pairs of uneven length, in one row and alone; one place of the row is padding."""
+    drawn = jax.jit(functools.partial(initial, model))(jax.random.key(0))
+    params = jax.tree.map(lambda p: 3 * p, tree.unboxed(drawn))
+    sizes = [(3, 2), (1, 4), (4, 3)]
+    records = [
+        {"source": RNG.integers(2, 32, s), "target": RNG.integers(2, 32, t)} for s, t in sizes
+    ]
+    row = {name: np.concatenate([r[name] for r in records]) for name in ("source", "target")}
+    row["counts"] = dict(zip(("source", "target"), np.array(sizes).T))
+    objective = Seq2Seq(10)
+    example = objective.example(row, RNG)
+    assert example["segments"].tolist() == [1, 1, 1, 2, 3, 3, 3, 3, 0, 0]
+    assert example["target_segments"].tolist() == [1, 1, 2, 2, 2, 2, 3, 3, 3, 0]
+    assert example["target_position"].tolist() == [0, 1, 0, 1, 2, 3, 0, 1, 2, 0]
+
+    def total(examples):
+        batch = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+        return jax.jit(lambda b: objective.measure(model, params, b)["loss"].total)(batch)
+
+    alone = total([objective.example(record, RNG) for record in records])
+    assert alone > 10
+    np.testing.assert_allclose(total([example]), alone, rtol=1e-5)
+    example["target_position"][1] += 1
+    example["segments"][2] += 1
+    assert abs(total([example]) - alone) > 0.01

@@ -109,6 +109,22 @@ def test_clipping_is_by_the_global_norm():
     assert float(norm) == pytest.approx(0.1, rel=1e-4)  # (1 - b1) times a gradient of norm 1
 
 
+@pytest.mark.parametrize("kind", [AdamW, Lion, Adafactor, Muon])
+def test_layers_learn_at_rates_of_their_own(kind):
+    """0.5 to the power of L - layer; L + 1 for the embedding, none for what follows the layers."""
+    gradients = jax.tree.map(jnp.ones_like, PARAMS)
+    plain, _ = step(kind(peak=0.1, shape="constant"), gradients)
+    less, _ = step(kind(peak=0.1, shape="constant", layerwise=0.5), gradients)
+    ratio = jax.tree.map(lambda p, a, b: (b - p) / (a - p), PARAMS, plain, less)
+    np.testing.assert_allclose(ratio["norm"]["scale"], 1.0, rtol=1e-5)
+    np.testing.assert_allclose(ratio["embedding"]["table"], 0.125, rtol=1e-4)
+    for leaf in jax.tree.leaves(ratio["stack"]):
+        np.testing.assert_allclose(leaf[0], 0.25, rtol=1e-4)
+        np.testing.assert_allclose(leaf[1], 0.5, rtol=1e-4)
+    with pytest.raises(ValueError, match="layerwise is 2"):
+        kind(peak=0.1, layerwise=2)
+
+
 def test_average_follows_the_weights():
     gradients = jax.tree.map(jnp.ones_like, PARAMS)
     settings = Averaged(AdamW(peak=0.1, shape="constant", decay=0.0), rate=0.5)
