@@ -106,7 +106,7 @@ class Plan:
         lengths = ragged(self.source, self.objective)
         if lengths is None:
             return batch
-        T = bucket(int(lengths[self._places(whole)[1]].max()))
+        T = padded_length(int(lengths[self._places(whole)[1]].max()), parts=4)
         return {k: v[:, :T] if k in self.objective.ragged else v for k, v in batch.items()}
 
     def _example(self, record: dict[str, Any], place: int, index: int) -> dict[str, Any]:
@@ -236,12 +236,16 @@ def ragged(source: Source, objective: Any) -> np.ndarray | None:
     return getattr(source, "lengths", None) if hasattr(objective, "ragged") else None
 
 
-def bucket(length: int) -> int:
-    """The least of 16, 24, ..., 64, 80, 96, ..., 128, 160, ... that holds `length` tokens.
+def padded_length(length: int, parts: int = 2) -> int:
+    """The least of a few sizes that holds `length` tokens: 16, 24, 32, 48, 64, 96, 128, ...
 
-    A quarter of a power of two lies between them: few programs, of which little is padding.
+    Args:
+      length: tokens.
+      parts: of what lies between two powers of two; more of them are more programs, and of what is
+        read, less is padding.
     """
-    step = max(8, (1 << (length - 1).bit_length()) // 8)
+    power = 1 << (length - 1).bit_length()
+    step = max(8, power // 2 // parts)
     return max(16, -(-length // step) * step)
 
 

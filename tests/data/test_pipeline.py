@@ -165,17 +165,11 @@ def test_batches_are_as_long_as_their_longest_text(shuffle):
 
 
 def test_sizes_of_batches():
-    sizes = sorted({pipeline.bucket(length) for length in range(1, 513)})
-    assert sizes == [
-        *range(16, 65, 8),
-        *range(80, 129, 16),
-        *range(160, 257, 32),
-        320,
-        384,
-        448,
-        512,
-    ]
-    assert all(0 <= pipeline.bucket(n) - n < max(16, n // 4) for n in range(1, 2000))
+    size = pipeline.padded_length
+    assert sorted({size(n) for n in range(1, 193)}) == [16, 24, 32, 48, 64, 96, 128, 192]
+    fine = *range(16, 65, 8), *range(80, 129, 16), *range(160, 257, 32)
+    assert sorted({size(n, 4) for n in range(1, 257)}) == list(fine)
+    assert all(0 <= size(n, 4) - n < max(16, n // 4) for n in range(1, 2000))
 
 
 def test_grouped_batches_hold_texts_of_like_length():
