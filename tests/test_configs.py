@@ -10,6 +10,7 @@ import pytest
 
 from lm_research import mesh
 from lm_research.commands import config_flag
+from lm_research.data import glue
 from lm_research.infer import generate, score
 from lm_research.infer.classify import classify
 from lm_research.models import gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3, t5
@@ -52,6 +53,11 @@ SHRUNK = {
         "width=16,layers=1,vocab=257,length=24,summary=8,batch=8,epochs=0.88",
         {"evals.written.limit": 2},
     ),
+    "finetune/glue": (
+        "task=sst2,text=text,path=.,width=16,layers=1,heads=2,vocab=261,length=16,batch=8,"
+        "epochs=0.8,peak=5e-5",  # the program of finetune/classify, which need not be compiled anew
+        {"data.classes": ("no", "yes")},
+    ),
     "gpt2_small": (
         "width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text",
         {"data.tokenizer.vocab": 257, "data.heldout": 0.2},
@@ -91,6 +97,8 @@ def shrunk(name, directory):
     (directory / "table.tsv").write_text("text\tlabel\n" + "good\tyes\nbad and so\tno\n" * 20)
     paths = {"Parallel": f"{text},{text}", "Labelled": str(directory / "table.tsv")}
     files(config.data.source).paths = paths.get(config.data.kind, text)
+    if name == "finetune/glue":
+        config.data.heldout.paths = config.data.source.paths
     return config
 
 
@@ -141,6 +149,8 @@ def test_trains_resumes_and_generates_scores_or_classifies(name, tmp_path, monke
         "fasttext",
         "finetune/classify",
         "finetune/classify.py:family=gpt2,size=small",
+        *(f"finetune/glue.py:task={task},path=." for task in glue.TASKS if task != "ax"),
+        "finetune/glue.py:task=mnli",
         "finetune/classify.py:weights=last,count=0",
         "finetune/classify.py:weights=lora,layerwise=0.9",
         "finetune/data_to_text",
@@ -177,7 +187,8 @@ def test_as_published_is_an_experiment(argument):
     from lm_research.train.journal import check_samples
 
     config = config_flag.loaded(str(CONFIGS / argument) + ("" if ":" in argument else ".py"))
-    if config.data.kind in ("Parallel", "Labelled") and "corpus" not in argument:
+    kinds = "Parallel", "Labelled"
+    if config.data.kind in kinds and config.data.source.kind != "TFDS" and "corpus" not in argument:
         files(config.data.source).paths = "pairs.tsv"  # the user's own
     given = timed(completed(config), config.steps or 1000)
     x = experiment({**given, "model": loop.with_told(given["model"], vocab=257)})

@@ -7,9 +7,11 @@
 
 `init` is a Hugging Face directory or a run of ours, an encoder or a decoder; without it, a model of
 the knobs `family` and `size` begins from nothing. Tables are .tsv, .csv or .jsonl with a text and a
-label in columns that the knobs name (or number, where files do not name them). Without a knob
-`heldout`, a tenth of the texts is held out. The run keeps the parameters that are best on them and
-stops when they have not become better for `patience` evaluations.
+label, and with the knob `pair` a second text, in columns that the knobs name (or number, where
+files do not name them). Without a knob `heldout`, a tenth of the texts is held out. The run keeps
+the parameters that are best on them and stops when they have not become better for `patience`
+evaluations. With `--config.data.grouped=50` texts of like length share a batch: less of it is
+padding.
 
 How much is trained is the knob `weights`: full; embedding, all but a frozen one; last, as many
 layers as the knob `count` says, 0 being a head on frozen features; or lora, of the knob `rank`.
@@ -24,11 +26,12 @@ from lm_research.models.sizes import sized
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Knobs: heldout (a table); text, label (columns); epochs, peak, weights; family, size; ..."""
+    """Knobs: heldout (a table); text, pair, label (columns); epochs, peak, weights; others."""
     knob = knobs(
         arg,
         heldout="",
         text="text",
+        pair="",
         label="label",
         family="bert",
         size="",
@@ -53,6 +56,8 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     column = lambda name: int(name) if name.isdigit() else name
     columns = dict(text=column(knob.text), label=column(knob.label))
+    if knob.pair:
+        columns["pair"] = column(knob.pair)
     heldout = dict(kind="Table", paths=knob.heldout, columns=columns) if knob.heldout else 0.1
     often = min(0.999, 1 / (knob.evaluations * knob.epochs))  # a share of the run
     trunk = sized(
@@ -86,6 +91,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 source=dict(kind="Table", paths=placeholder(str), columns=columns),
                 heldout=heldout,
                 classes=placeholder(tuple),
+                grouped=1,
                 tokenizer=dict(kind="BPE", vocab=knob.vocab, roles=("pad", "mask", "cls", "sep")),
             ),
             weights=weights[knob.weights],

@@ -1,4 +1,4 @@
-"""Print a checkpoint's held-out loss, and where asked how good the texts are that it writes."""
+"""Print a checkpoint's held-out loss and metrics, and how good the texts are that it writes."""
 
 import tempfile
 from pathlib import Path
@@ -59,6 +59,8 @@ def run(values: flags.FlagValues) -> None:
         write = _writer(values, objective, data)
         evaluate = HeldOut(every=1).bind(objective, data, values.batch)
         numbers = evaluate(loaded.model, loaded.params)
+        if values.paths is None:
+            numbers |= _scores(Path(values.checkpoint), loaded, objective, data, values.batch)
         if write is not None:
             numbers |= write(loaded.model, loaded.params)
     baselines = ((name, data.facts.get(f"{name}_bits_per_byte")) for name in ("gzip", "xz"))
@@ -113,6 +115,24 @@ def _of_run(path: Path, loaded: Any, length: int | None) -> tuple[Any, Any]:
             "so its ids mean something else to the model; give --paths=TEXT_FILES"
         )
     return objective.bound(loaded.tokenizer), data
+
+
+def _scores(path: Path, loaded: Any, objective: Any, data: Any, batch: int) -> dict[str, float]:
+    """The metrics that a run's own evaluators give of its task."""
+    import dataclasses
+
+    from lm_research.evals import Scores
+    from lm_research.train.experiment import part
+    from lm_research.train.restore import stored_config
+
+    numbers = {}
+    for evaluator in part(stored_config(path), "evals").values():
+        if isinstance(evaluator, Scores):
+            own = dataclasses.replace(evaluator, batch=batch).bind(objective, data, batch)
+            before = "" if evaluator.part == "heldout" else f"{evaluator.part} "
+            found = own(loaded.model, loaded.params)
+            numbers |= {f"{before}{name}": value for name, value in found.items()}
+    return numbers
 
 
 def _of_files(paths: str, loaded: Any, length: int, scratch: Path) -> Any:

@@ -22,7 +22,7 @@ class Task:
     Attributes:
       title: as the benchmark writes it, which also names its folder.
       columns: of train.tsv and of what models are judged by; a number where files name none.
-      test: columns of the test files that differ.
+      test: columns of the test files.
       tfds: fields that TFDS has the texts in.
       labels: in order; none where labels are scores.
       metrics: of `Scores`; GLUE takes their mean.
@@ -55,6 +55,7 @@ class Task:
 
 
 def _task(title: str, first: Column, second: Column | None = None, label: Column = "label", **more):
+    """A task with one text or two, whose test file's columns and name follow from the others."""
     texts = {"text": first} if second is None else {"text": first, "pair": second}
     given = more.pop("test", {}) | {"id": more.pop("index", "index")}
     tests = more.pop("tests", (("test.tsv", "test", f"{title}.tsv"),))

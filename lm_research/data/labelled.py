@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_research.config import at_least
 from lm_research.data import tokenizer as tokenizers
 from lm_research.data.prepare import (
     Part,
@@ -77,6 +78,8 @@ class Labelled:
       shuffle: whether records come in random order.
       others: further sources to be judged by, under names of their own.
       numeric: whether labels are scores: numbers.
+      grouped: batches that share out their texts by length, so that less of them is padding; 1
+        leaves each batch as the shuffle makes it.
     """
 
     source: Source
@@ -86,9 +89,11 @@ class Labelled:
     shuffle: bool = True
     others: Mapping[str, Source] = dataclasses.field(default_factory=dict)
     numeric: bool = False
+    grouped: int = 1
 
     def __post_init__(self):
         check_heldout(self.heldout)
+        at_least(self, "data", 1, "grouped")
         if self.numeric and self.classes:
             raise UserError("data.numeric is True and data.classes is set; scores have no classes")
         if taken := {"train", "heldout"} & set(self.others):

@@ -1,7 +1,8 @@
 """From a source to batches: which example has global index g depends on (seed, g) alone."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class Plan:
       start: global index of the first example.
       shuffle: whether records come in random order, another in each epoch.
       processes: this one's number, and how many share a batch.
+      grouped: batches that share out their examples by length, where the source has `lengths`.
     """
 
     source: Source
@@ -41,6 +43,7 @@ class Plan:
     start: int = 0
     shuffle: bool = True
     processes: tuple[int, int] = (0, 1)
+    grouped: int = 1
 
     def __post_init__(self):
         count = self.processes[1]
@@ -54,33 +57,56 @@ class Plan:
     def indices(self, number: int) -> np.ndarray:
         """Global indices of batch `number`, int64 [size]."""
         first = self.start + number * self.size
-        return np.arange(first, first + self.size, dtype=np.int64)
+        found = np.arange(first, first + self.size, dtype=np.int64)
+        if self.grouped == 1 or ragged(self.source, self.objective) is None:
+            return found
+        windows, slots = np.divmod(found, self.grouped * self.size)
+        return np.concatenate(
+            [self._window(w)[slots[windows == w]] for w in np.unique(windows).tolist()]
+        )
+
+    @functools.cached_property
+    def _window(self) -> Callable[[int], np.ndarray]:
+        """`_regrouped`, of which each is asked for once for every batch that it has."""
+        return functools.lru_cache(4)(self._regrouped)
+
+    def _regrouped(self, number: int) -> np.ndarray:
+        """The global indices of so many batches, those of like length together, in random order."""
+        lengths = ragged(self.source, self.objective)
+        size = self.grouped * self.size
+        indices = number * size + np.arange(size)
+        order = np.argsort(lengths[self._places(indices)[1]], kind="stable")
+        batches = permuted(np.arange(self.grouped), self.grouped, self.seed, number)
+        return indices[order].reshape(self.grouped, self.size)[batches].ravel()
+
+    def _places(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The epochs of examples, and which records they are made of."""
+        epochs, places = np.divmod(indices, len(self.source))
+        if self.shuffle:
+            places = permuted(places, len(self.source), self.seed, epochs)
+        return epochs, places
 
     def batch(self, number: int) -> Batch:
         """This process's rows of batch `number`, stacked."""
         process, count = self.processes
         rows = self.size // count
-        indices = self.indices(number)[process * rows : (process + 1) * rows]
-        epochs, places = np.divmod(indices, len(self.source))
-        if self.shuffle:
-            places = permuted(places, len(self.source), self.seed, epochs)
+        whole = self.indices(number)
+        indices = whole[process * rows : (process + 1) * rows]
+        epochs, places = self._places(indices)
         shifts = self._shifts(epochs)
         found = records(self.source, places, shifts)
         made = stacked(
             self._example(record, place, index)
             for record, place, index in zip(found, places.tolist(), indices)
         )
-        return self._shortened(made, number)
+        return self._shortened(made, whole)
 
-    def _shortened(self, batch: Batch, number: int) -> Batch:
+    def _shortened(self, batch: Batch, whole: np.ndarray) -> Batch:
         """A batch without what is padding in every row, of all processes; a few lengths occur."""
         lengths = ragged(self.source, self.objective)
         if lengths is None:
             return batch
-        epochs, places = np.divmod(self.indices(number), len(self.source))
-        if self.shuffle:
-            places = permuted(places, len(self.source), self.seed, epochs)
-        T = padded_length(int(lengths[places].max()))
+        T = padded_length(int(lengths[self._places(whole)[1]].max()), parts=4)
         return {k: v[:, :T] if k in self.objective.ragged else v for k, v in batch.items()}
 
     def _example(self, record: dict[str, Any], place: int, index: int) -> dict[str, Any]:
@@ -152,22 +178,24 @@ def batches(
     shuffle: bool = True,
     processes: tuple[int, int] = (0, 1),
     at_once: int = 1,
+    grouped: int = 1,
 ) -> Batches:
     """Training batches, without end or up to global index `stop`; only whole ones.
 
     Example g is made of record permuted(g mod n) in epoch g div n, with random numbers of (seed,
     g). A source of windows is also moved along its text, by another length in each epoch after the
-    first.
+    first. Grouped, examples change places within so many batches; each stays what it was.
 
     Args:
-      source, objective, seed, size, start, shuffle, processes: see `Plan`.
+      source, objective, seed, size, start, shuffle, processes, grouped: see `Plan`.
       stop: global index to end at.
       at_once: how many batches are taken one after another, before the next are made.
 
     Raises:
       UserError: the size does not divide among the processes.
     """
-    return Batches(Plan(source, objective, seed, size, start, shuffle, processes), stop, at_once)
+    plan = Plan(source, objective, seed, size, start, shuffle, processes, grouped)
+    return Batches(plan, stop, at_once)
 
 
 def heldout_batches(
@@ -208,10 +236,17 @@ def ragged(source: Source, objective: Any) -> np.ndarray | None:
     return getattr(source, "lengths", None) if hasattr(objective, "ragged") else None
 
 
-def padded_length(length: int) -> int:
-    """The least of 16, 24, 32, 48, 64, 96, ... that holds `length` tokens."""
-    power = 1 << max(4, (length - 1).bit_length())
-    return power if length > power * 3 // 4 or power == 16 else power * 3 // 4
+def padded_length(length: int, parts: int = 2) -> int:
+    """The least of a few sizes that holds `length` tokens: 16, 24, 32, 48, 64, 96, 128, ...
+
+    Args:
+      length: tokens.
+      parts: of what lies between two powers of two; more of them are more programs, and of what is
+        read, less is padding.
+    """
+    power = 1 << (length - 1).bit_length()
+    step = max(8, power // 2 // parts)
+    return max(16, -(-length // step) * step)
 
 
 def together(batches: Sequence[Batch]) -> Batch:

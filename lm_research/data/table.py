@@ -28,6 +28,7 @@ class Table:
         .txt files as fastText's are, `__label__CLASS TEXT` a line. All may end in .gz.
       form: which of those files are, whatever they are called; None goes by their names.
       short: what to do with a row that lacks columns: refuse the table, or leave out the row.
+      unlabelled: what the label of a row says that has none and is left out, such as SNLI's "-".
       columns: what a record has, and the column that it is in: its name in the first row, or of
         JSON; or, where files have no such row, its number from 0 on.
     """
@@ -36,6 +37,7 @@ class Table:
     columns: Mapping[str, str | int] = dataclasses.field(default_factory=lambda: dict(_COLUMNS))
     form: Literal["tsv", "csv", "jsonl", "txt"] | None = None
     short: Literal["refuse", "leave out"] = "refuse"
+    unlabelled: str | None = None
 
     def __len__(self) -> int:
         return len(self._read[1])
@@ -66,20 +68,28 @@ class Table:
 
     def fingerprint(self) -> str:
         """Changes when a file does: of names, sizes and times of writing."""
-        asked = [x for x in (self.form, self.short) if x not in (None, "refuse")]
+        options = self.form, self.short, self.unlabelled
+        asked = [x for x in options if x not in (None, "refuse")]
         return json.dumps([dict(self.columns), *asked, *stamps(self.files)], sort_keys=True)
 
     def __reduce__(self):
-        return Table, (self.paths, self.columns, self.form, self.short)
+        return Table, (self.paths, self.columns, self.form, self.short, self.unlabelled)
 
     @functools.cached_property
     def _read(self) -> tuple[list[str], list[tuple[str, ...]]]:
         """Where each record is from, and its values."""
-        places, records = [], []
+        places, records, left_out = [], [], 0
+        label = list(self.columns).index("label") if "label" in self.columns else None
         for file in self.files:
             for line, record in _rows(file, self):
+                if label is not None and record[label] == self.unlabelled:
+                    left_out += 1
+                    continue
                 places.append(f"{file}:{line}")
                 records.append(record)
+        if left_out:
+            what = f"{left_out:,} rows of {self.files[0]} with the label {self.unlabelled!r}"
+            log.fallback(what, "the others", "they have no label")
         if not records:
             raise UserError(f"{self.files[0]} holds no records")
         return places, records

@@ -70,6 +70,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
             shuffle=x.data.shuffle,
             processes=(jax.process_index(), jax.process_count()),
             at_once=x.batch.steps_per_dispatch,
+            grouped=getattr(x.data, "grouped", 1),
         )
         while step < x.steps and not best.exhausted and not interruption.agreed():
             count = next_event(x, step) - step

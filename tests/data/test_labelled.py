@@ -158,6 +158,11 @@ def test_pairs_that_are_none_are_refused(tmp_path, change, numeric, words):
         data.prepare(tmp_path, 16)
 
 
+def test_groups_are_counted(tmp_path):
+    with pytest.raises(UserError, match=r"data.grouped is 0; it takes a number from 1 on"):
+        Labelled(Memory(PAIRS), Bytes(), grouped=0)
+
+
 def test_pairs_and_texts_do_not_mix(tmp_path):
     with pytest.raises(UserError, match="records of train are pairs, and those of heldout are not"):
         Labelled(Memory(PAIRS), Bytes(), Memory(RECORDS)).prepare(tmp_path, 16)
@@ -171,6 +176,10 @@ def test_forms_of_tables_and_short_rows(tmp_path, capsys):
     table = Table(str(tmp_path / "a.csv"), columns, "tsv", "leave out")
     assert list(table) == [{"label": "1", "text": '"a, b'}, {"label": "3", "text": "c"}]
     assert "1 rows of" in capsys.readouterr().err and len(pickle.loads(pickle.dumps(table))) == 2
+    (tmp_path / "b.tsv").write_text("1\ta\n-\tb\n")
+    table = Table(str(tmp_path / "b.tsv"), columns, unlabelled="-")
+    assert list(table) == [{"label": "1", "text": "a"}] and table.where(0).endswith("b.tsv:1")
+    assert "1 rows of" in capsys.readouterr().err
     (tmp_path / "a.jsonl").write_text('{"text": "x", "label": 1}\n{"text": "y", "label": "b"}\n')
     with pytest.raises(UserError, match=r"a.jsonl:2 has the label 'b', of text; those before it"):
         Labelled(Table(str(tmp_path / "a.jsonl")), Bytes(), Memory(RECORDS)).prepare(tmp_path, 8)

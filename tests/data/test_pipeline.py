@@ -155,10 +155,43 @@ def test_batches_are_as_long_as_their_longest_text(shuffle):
             assert np.array_equal(whole[name], np.concatenate([part[name] for part in parts]))
         T = whole["tokens"].shape[1]
         longest = max(source.lengths[label] for label in whole["label"])
-        assert longest <= T == whole["segments"].shape[1] <= max(16, 3 * longest // 2)
+        assert longest <= T == whole["segments"].shape[1] <= max(16, longest + 8, 5 * longest // 4)
         assert (whole["segments"].sum(1) == source.lengths[whole["label"]]).all()
         widths.add(T)
     assert len(widths) > 2
     both = pipeline.together([made[0].batch(number) for number in range(4)])
     assert both["tokens"].shape[:2] == (4, 2) and both["label"].shape == (4, 2)
     assert (both["segments"].sum(2) == source.lengths[both["label"]]).all()
+
+
+def test_sizes_of_batches():
+    size = pipeline.padded_length
+    assert sorted({size(n) for n in range(1, 193)}) == [16, 24, 32, 48, 64, 96, 128, 192]
+    fine = *range(16, 65, 8), *range(80, 129, 16), *range(160, 257, 32)
+    assert sorted({size(n, 4) for n in range(1, 257)}) == list(fine)
+    assert all(0 <= size(n, 4) - n < max(16, n // 4) for n in range(1, 2000))
+
+
+def test_grouped_batches_hold_texts_of_like_length():
+    """The same examples within every window, in whatever pieces and processes they are drawn."""
+    objective, source = Classify(64), Labels()
+    plain = pipeline.Plan(source, objective, 0, 2)
+    grouped = pipeline.Plan(source, objective, 0, 2, grouped=5)
+    for window in range(4):  # each is an epoch of ten records
+        batches = [grouped.indices(number) for number in range(5 * window, 5 * window + 5)]
+        expected = [plain.indices(number) for number in range(5 * window, 5 * window + 5)]
+        assert sorted(np.concatenate(batches)) == np.concatenate(expected).tolist()
+        labels = [grouped.batch(5 * window + i)["label"] for i in range(5)]
+        assert sorted(np.concatenate(labels)) == list(range(10))
+        pairs = sorted(source.lengths[row].tolist() for row in labels)
+        assert pairs == [[1, 2], [3, 5], [16, 17], [20, 30], [40, 64]]
+    order = [[grouped.indices(5 * w + i)[0] % 10 for i in range(5)] for w in range(3)]
+    assert order[0] != order[1] != order[2]  # not the shortest first
+    later = pipeline.Plan(source, objective, 0, 2, start=7, grouped=5)
+    straight = np.concatenate([grouped.indices(number) for number in range(6)])
+    assert (later.indices(1) == straight[9:11]).all()  # begins anywhere, over two windows
+    rows = [
+        pipeline.Plan(source, objective, 0, 2, processes=(i, 2), grouped=5).batch(3)["label"]
+        for i in range(2)
+    ]
+    assert np.concatenate(rows).tolist() == grouped.batch(3)["label"].tolist()
