@@ -3,12 +3,12 @@
 import os
 import shutil
 import tempfile
+from importlib import metadata
 
-FLAGS = (
-    "--xla_force_host_platform_device_count=8",
-    "--xla_cpu_use_fusion_emitters=false",  # tiny programs compile in half of the time without
-)
-os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS))
+FLAGS = ["--xla_force_host_platform_device_count=8"]
+if metadata.version("jaxlib").startswith("0.10."):  # later ones do not know the flag
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # tiny programs compile in half the time
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: each worker has a core of its own
 
