@@ -1,7 +1,9 @@
 """Data: sources of records, tokenizers, and the way from text to packed windows of tokens."""
 
 from lm_research.data.bag import Bag
+from lm_research.data.conll import CoNLL
 from lm_research.data.labelled import Labelled
+from lm_research.data.labelled_words import LabelledWords
 from lm_research.data.pack import Packed
 from lm_research.data.pairs import EachTarget, Pairs, Parallel, Tagged
 from lm_research.data.prepare import Prepared
@@ -21,9 +23,11 @@ __all__ = [
     "Bag",
     "Bytes",
     "Characters",
+    "CoNLL",
     "Documents",
     "EachTarget",
     "Labelled",
+    "LabelledWords",
     "Memory",
     "Mix",
     "Packed",

@@ -3,5 +3,6 @@
 from lm_research.evals.generation import Generation
 from lm_research.evals.heldout import HeldOut
 from lm_research.evals.scores import Scores
+from lm_research.evals.word_scores import WordScores
 
-__all__ = ["Generation", "HeldOut", "Scores"]
+__all__ = ["Generation", "HeldOut", "Scores", "WordScores"]
