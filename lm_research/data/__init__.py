@@ -8,7 +8,9 @@ from lm_research.data.pack import Packed
 from lm_research.data.pairs import EachTarget, Pairs, Parallel, Tagged
 from lm_research.data.prepare import Prepared
 from lm_research.data.python_docs import PythonDocs
+from lm_research.data.questions import Questions
 from lm_research.data.source import Memory, Mix, Slice, Source
+from lm_research.data.squad import SQuAD
 from lm_research.data.table import Table
 from lm_research.data.text import Documents, TextFiles
 from lm_research.data.texts import TokenTexts
@@ -36,6 +38,8 @@ __all__ = [
     "Prepared",
     "Pretrained",
     "PythonDocs",
+    "Questions",
+    "SQuAD",
     "Slice",
     "Source",
     "TFDS",
