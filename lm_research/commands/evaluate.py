@@ -1,4 +1,4 @@
-"""Print a checkpoint's held-out loss, and where asked how good the texts are that it writes."""
+"""Print a checkpoint's held-out loss and metrics, and how good the texts are that it writes."""
 
 import tempfile
 from pathlib import Path
@@ -8,14 +8,16 @@ from absl import flags
 
 
 def define() -> None:
-    """--checkpoint, --paths, --length, --batch, --dtype; what to write and how to judge it."""
+    """--checkpoint, --paths, --part, --length, --batch, --dtype; what to write and judge."""
     flags.DEFINE_string("checkpoint", None, "a run's directory or a Hugging Face directory")
     flags.DEFINE_string(
         "paths",
         None,
         "text files to score, or for an encoder-decoder pairs of texts (.tsv, .jsonl, or two "
-        "parallel files); by default the run's held-out text",
+        "parallel files), or for a run that tells classes, labels or answers files like those it "
+        "was trained on; by default the run's held-out text",
     )
+    flags.DEFINE_string("part", "heldout", "of the run's data: heldout, or one of its data.others")
     flags.DEFINE_integer("length", None, "tokens read at once; by default as in training", 1)
     flags.DEFINE_integer("batch", 8, "sequences scored at once", 1)
     flags.DEFINE_string("dtype", None, "float32 or bfloat16; by default as in training")
@@ -35,15 +37,17 @@ def run(values: flags.FlagValues) -> None:
     """Scores the text and prints a line for each number."""
     from lm_research import log, mesh
     from lm_research.errors import UserError
-    from lm_research.evals import HeldOut
     from lm_research.models import EncoderDecoder
     from lm_research.objectives import Causal, Masked, Seq2Seq
     from lm_research.train.restore import open_checkpoint
 
     with mesh.single(), tempfile.TemporaryDirectory() as scratch:
         loaded = open_checkpoint(values.checkpoint, dtype=values.dtype)
+        path = Path(values.checkpoint)
         if values.paths is None:
-            objective, data = _of_run(Path(values.checkpoint), loaded, values.length)
+            objective, data = _of_run(path, loaded, values.length)
+        elif getattr(loaded.model, "classes", None):
+            objective, data = _of_alike(path, loaded, values, Path(scratch))
         elif isinstance(loaded.model, EncoderDecoder):
             longest = loaded.context or loaded.model.context or 512
             objective = Seq2Seq(values.length or longest)
@@ -57,7 +61,7 @@ def run(values: flags.FlagValues) -> None:
         if context is not None and objective.length > context:
             raise UserError(f"--length={objective.length}: the model's context is {context}")
         write = _writer(values, objective, data)
-        evaluate = HeldOut(every=1).bind(objective, data, values.batch)
+        evaluate = _judge(path, values.part).bind(objective, data, values.batch)
         numbers = evaluate(loaded.model, loaded.params)
         if write is not None:
             numbers |= write(loaded.model, loaded.params)
@@ -70,6 +74,26 @@ def run(values: flags.FlagValues) -> None:
         print(f"{name} by {signature}")
     if values.output is not None:
         log.write_text(Path(values.output), "".join(f"{text}\n" for text in write.outputs))
+
+
+def _judge(path: Path, part: str) -> Any:
+    """The run's own evaluator of one part of its data, or else held-out loss."""
+    import dataclasses
+
+    from lm_research import evals
+    from lm_research.config import build
+    from lm_research.errors import UserError
+    from lm_research.train.experiment import CONTENTS
+    from lm_research.train.restore import is_run, stored_config
+
+    stored = stored_config(path).get("evals", {}) if is_run(path) else {}
+    for name, section in stored.items():
+        if section["kind"] in ("Scores", "WordScores", "AnswerScores"):
+            found = build({**section, "every": 1}, CONTENTS, f"evals.{name}")
+            return dataclasses.replace(found, part=part)
+    if part != "heldout":
+        raise UserError(f"--part={part}: the run has no evaluator of parts of its data")
+    return evals.HeldOut(every=1)
 
 
 def _writer(values: flags.FlagValues, objective: Any, data: Any) -> Any:
@@ -112,6 +136,30 @@ def _of_run(path: Path, loaded: Any, length: int | None) -> tuple[Any, Any]:
             f"{path / 'data'} was prepared with another tokenizer than {path / 'tokenizer'}, "
             "so its ids mean something else to the model; give --paths=TEXT_FILES"
         )
+    return objective.bound(loaded.tokenizer), data
+
+
+def _of_alike(path: Path, loaded: Any, values: flags.FlagValues, scratch: Path) -> Any:
+    """A run's own objective, and all of some files that are like those of its data."""
+    import dataclasses
+
+    from lm_research.errors import UserError
+    from lm_research.train.experiment import part
+    from lm_research.train.restore import is_run, stored_config, tokenizer_directory
+
+    stored = stored_config(path) if is_run(path) else {}
+    if "paths" not in stored.get("data", {}).get("source", {}):
+        raise UserError(f"{path} is no run with files of its own, so nothing says what these mean")
+    source = {**stored["data"]["source"], "paths": values.paths}
+    tokenizer = {"kind": "Pretrained", "path": str(tokenizer_directory(path))}
+    section = {**stored["data"], "source": source, "heldout": source, "tokenizer": tokenizer}
+    section |= {"others": {}} if "others" in section else {}
+    if stored["data"]["kind"] != "Questions" and not stored["data"].get("numeric"):
+        section["classes"] = list(loaded.model.classes)
+    objective = part(stored, "objective")
+    if values.length is not None:
+        objective = dataclasses.replace(objective, length=values.length)
+    data = part({"data": section}, "data").prepare(scratch / "data", objective.length)
     return objective.bound(loaded.tokenizer), data
 
 

@@ -188,8 +188,9 @@ class LabelledWords:
         for name, part in parts.items():
             _check(part, classes)
             facts |= _written(directory, name, part, tokenizer, classes)
-        if self.heldout != self.source:
-            facts |= _baselines(parts)
+        for name in ("heldout", *self.others):
+            if name != "heldout" or self.heldout != self.source:
+                facts[f"{name}_most_frequent"] = most_frequent(parts["train"], parts[name])
         named = {"tokenizer": tokenizer.hash, "vocab": tokenizer.vocab, "classes": classes}
         return {**named, **facts, "others": list(self.others), "content": facts["train_texts"]}
 
@@ -227,11 +228,6 @@ def most_frequent(train: Part, part: Part) -> float:
         right += sum(best.get(word, usual) == label for word, label in zip(words, labels))
         total += len(words)
     return right / total
-
-
-def _baselines(parts: Mapping[str, Part]) -> dict[str, float]:
-    judged = (name for name in parts if name != "train")
-    return {f"{n}_most_frequent": most_frequent(parts["train"], parts[n]) for n in judged}
 
 
 def _check(part: Part, classes: Sequence[str]) -> None:
