@@ -8,13 +8,17 @@ from absl import flags
 
 
 def define() -> None:
-    """--checkpoint, --paths, --length, --batch, --dtype; what to write and how to judge it."""
+    """--checkpoint, --paths, --part, --length, --batch, --dtype; what to write and judge."""
     flags.DEFINE_string("checkpoint", None, "a run's directory or a Hugging Face directory")
     flags.DEFINE_string(
         "paths",
         None,
         "text files to score, or for an encoder-decoder pairs of texts (.tsv, .jsonl, or two "
-        "parallel files); by default the run's held-out text",
+        "parallel files), or for a run that tells classes, labels or answers files like those it "
+        "was trained on; by default the run's held-out text",
+    )
+    flags.DEFINE_string(
+        "part", None, "of the run's data: heldout, or one of its data.others; by default each"
     )
     flags.DEFINE_integer("length", None, "tokens read at once; by default as in training", 1)
     flags.DEFINE_integer("batch", 8, "sequences scored at once", 1)
@@ -35,15 +39,17 @@ def run(values: flags.FlagValues) -> None:
     """Scores the text and prints a line for each number."""
     from lm_research import log, mesh
     from lm_research.errors import UserError
-    from lm_research.evals import HeldOut
     from lm_research.models import EncoderDecoder
     from lm_research.objectives import Causal, Masked, Seq2Seq
     from lm_research.train.restore import open_checkpoint
 
     with mesh.single(), tempfile.TemporaryDirectory() as scratch:
         loaded = open_checkpoint(values.checkpoint, dtype=values.dtype)
+        path = Path(values.checkpoint)
         if values.paths is None:
-            objective, data = _of_run(Path(values.checkpoint), loaded, values.length)
+            objective, data = _of_run(path, loaded, values.length)
+        elif getattr(loaded.model, "classes", None):
+            objective, data = _of_alike(path, loaded, values, Path(scratch))
         elif isinstance(loaded.model, EncoderDecoder):
             longest = loaded.context or loaded.model.context or 512
             objective = Seq2Seq(values.length or longest)
@@ -57,10 +63,13 @@ def run(values: flags.FlagValues) -> None:
         if context is not None and objective.length > context:
             raise UserError(f"--length={objective.length}: the model's context is {context}")
         write = _writer(values, objective, data)
-        evaluate = HeldOut(every=1).bind(objective, data, values.batch)
-        numbers = evaluate(loaded.model, loaded.params)
-        if values.paths is None:
-            numbers |= _scores(Path(values.checkpoint), loaded, objective, data, values.batch)
+        numbers = {}
+        asked = values.part or (None if values.paths is None else "heldout")
+        for judge in _judges(path, asked):
+            part = getattr(judge, "part", "heldout")
+            before = "" if part in ("heldout", asked) else f"{part} "
+            found = judge.bind(objective, data, values.batch)(loaded.model, loaded.params)
+            numbers |= {f"{before}{name}": value for name, value in found.items()}
         if write is not None:
             numbers |= write(loaded.model, loaded.params)
     baselines = ((name, data.facts.get(f"{name}_bits_per_byte")) for name in ("gzip", "xz"))
@@ -72,6 +81,29 @@ def run(values: flags.FlagValues) -> None:
         print(f"{name} by {signature}")
     if values.output is not None:
         log.write_text(Path(values.output), "".join(f"{text}\n" for text in write.outputs))
+
+
+def _judges(path: Path, part: str | None) -> list:
+    """The run's own evaluators of a part of its data, or of every one; else held-out loss."""
+    import dataclasses
+
+    from lm_research import evals
+    from lm_research.config import build
+    from lm_research.errors import UserError
+    from lm_research.train.experiment import CONTENTS
+    from lm_research.train.restore import is_run, stored_config
+
+    stored = stored_config(path).get("evals", {}) if is_run(path) else {}
+    found = [
+        build({**section, "every": 1, "batch": None}, CONTENTS, f"evals.{name}")
+        for name, section in stored.items()
+        if section["kind"] in ("Scores", "WordScores", "AnswerScores")
+    ]
+    if not found and part not in (None, "heldout"):
+        raise UserError(f"--part={part}: the run has no evaluator of parts of its data")
+    if not found:
+        return [evals.HeldOut(every=1)]
+    return found if part is None else [dataclasses.replace(found[0], part=part)]
 
 
 def _writer(values: flags.FlagValues, objective: Any, data: Any) -> Any:
@@ -117,22 +149,28 @@ def _of_run(path: Path, loaded: Any, length: int | None) -> tuple[Any, Any]:
     return objective.bound(loaded.tokenizer), data
 
 
-def _scores(path: Path, loaded: Any, objective: Any, data: Any, batch: int) -> dict[str, float]:
-    """The metrics that a run's own evaluators give of its task."""
+def _of_alike(path: Path, loaded: Any, values: flags.FlagValues, scratch: Path) -> Any:
+    """A run's own objective, and all of some files that are like those of its data."""
     import dataclasses
 
-    from lm_research.evals import Scores
+    from lm_research.errors import UserError
     from lm_research.train.experiment import part
-    from lm_research.train.restore import stored_config
+    from lm_research.train.restore import is_run, stored_config, tokenizer_directory
 
-    numbers = {}
-    for evaluator in part(stored_config(path), "evals").values():
-        if isinstance(evaluator, Scores):
-            own = dataclasses.replace(evaluator, batch=batch).bind(objective, data, batch)
-            before = "" if evaluator.part == "heldout" else f"{evaluator.part} "
-            found = own(loaded.model, loaded.params)
-            numbers |= {f"{before}{name}": value for name, value in found.items()}
-    return numbers
+    stored = stored_config(path) if is_run(path) else {}
+    if "paths" not in stored.get("data", {}).get("source", {}):
+        raise UserError(f"{path} is no run with files of its own, so nothing says what these mean")
+    source = {**stored["data"]["source"], "paths": values.paths}
+    tokenizer = {"kind": "Pretrained", "path": str(tokenizer_directory(path))}
+    section = {**stored["data"], "source": source, "heldout": source, "tokenizer": tokenizer}
+    section |= {"others": {}} if "others" in section else {}
+    if stored["data"]["kind"] != "Questions" and not stored["data"].get("numeric"):
+        section["classes"] = list(loaded.model.classes)
+    objective = part(stored, "objective")
+    if values.length is not None:
+        objective = dataclasses.replace(objective, length=values.length)
+    data = part({"data": section}, "data").prepare(scratch / "data", objective.length)
+    return objective.bound(loaded.tokenizer), data
 
 
 def _of_files(paths: str, loaded: Any, length: int, scratch: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Tell the class of texts with probabilities, or their score."""
+"""Tell the class of texts with probabilities, their score, labels of words, or answers."""
 
 from pathlib import Path
 from typing import Any
@@ -7,21 +7,36 @@ from absl import flags
 
 
 def define() -> None:
-    """--checkpoint, --text, --pair, --input, --output, --glue."""
+    """--checkpoint, --text, --pair, --input, --output, --threshold, --glue."""
     flags.DEFINE_string("checkpoint", None, "a run's directory or a Hugging Face directory")
-    flags.DEFINE_multi_string("text", [], "a text to classify and print; may be repeated")
-    flags.DEFINE_multi_string("pair", [], "the second text of each --text, where it takes pairs")
+    flags.DEFINE_multi_string(
+        "text",
+        [],
+        "a text to classify and print; words to label, with spaces between; or a question; may be "
+        "repeated",
+    )
+    flags.DEFINE_multi_string(
+        "pair", [], "the second text of each --text, where it takes pairs; the question's context"
+    )
     flags.DEFINE_string(
         "input",
         None,
-        '{"text": "..."}, {"text": "...", "pair": "..."} or {"tokens": [1, 2, ...]} per line; '
-        "with --glue a folder with the task's test files, or TFDS by default",
+        '{"text": "..."}, {"text": "...", "pair": "..."}, {"words": [...]} or {"tokens": [...]} '
+        "per line; questions also as SQuAD's .json; with --glue a folder with the task's test "
+        "files, or TFDS by default",
     )
     flags.DEFINE_string(
         "output",
         None,
-        '{"class": ..., "probabilities": {...}} or {"score": ...} per line; by default a line is '
-        "printed for each; with --glue a folder",
+        '{"class": ..., "probabilities": {...}}, {"score": ...}, {"words": ..., "labels": ...} or '
+        '{"answer": ...} per line; of questions in SQuAD\'s JSON {"ID": "ANSWER", ...}, as its '
+        "evaluation takes them; by default a line is printed for each; with --glue a folder",
+    )
+    flags.DEFINE_float(
+        "threshold",
+        None,
+        "of questions: the answer is empty where the score of there being none is above that of "
+        "the best one by more; by default there is always an answer",
     )
     flags.DEFINE_string(
         "glue", None, "a task such as cola: writes predictions for the benchmark's server"
@@ -30,31 +45,136 @@ def define() -> None:
 
 
 def run(values: flags.FlagValues) -> None:
-    """Prints a class and its probability for each text, or writes --output."""
+    """Prints what it tells of each text, or writes --output."""
     import json
 
     from lm_research import log, mesh
-    from lm_research.infer.classify import scores, told
     from lm_research.train.restore import open_checkpoint
 
     if values.glue is not None:
         return _submit(values)
-    lines = _lines(values)
+    questions = _questions(values)
+    lines = _lines(values) if questions is None else []
     with mesh.Mesh().activate():
         loaded = open_checkpoint(values.checkpoint)
-        tokens, types = told(lines, loaded.tokenizer, loaded.context)
-        found = scores(loaded.model, loaded.params, tokens, types)
-    rows = [_row(loaded.model.classes, each) for each in found]
+        rows = _told(values, loaded, lines, questions)
     if values.output is None:
-        for line, row in zip(lines, rows):
-            said = " | ".join(text for text in (line.text, line.pair) if text) or line.where
-            if "score" in row:
-                print(f"{row['score']:.4f}\t{said}")
-            else:
-                print(f"{row['class']}\t{row['probabilities'][row['class']]:.4f}\t{said}")
+        for i, row in enumerate(rows):
+            print(_printed(row, lines[i] if lines else None))
         return
-    log.write_text(Path(values.output), "".join(json.dumps(row) + "\n" for row in rows))
+    if questions is not None:
+        content = {questions[i]["id"]: row["answer"] for i, row in enumerate(rows)}
+        text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    else:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+    log.write_text(Path(values.output), text)
     print(f"{len(rows):,} texts: {values.output}")
+
+
+def _told(values: flags.FlagValues, loaded: Any, lines: list[Any], questions: Any) -> list[dict]:
+    """What the model tells of each text, in its own way."""
+    from lm_research.data.questions import CLASSES
+    from lm_research.errors import UserError
+    from lm_research.infer.classify import scores, told
+    from lm_research.objectives.classify import refusal_of_each
+
+    classes = tuple(getattr(loaded.model, "classes", None) or ())
+    if refusal_of_each(loaded.model) == "":
+        if classes == CLASSES:
+            return _answers(values, loaded, lines, questions)
+        if questions is None:
+            return _tags(loaded, lines)
+    if questions is not None or values.threshold is not None:
+        named = ", ".join(classes[:10]) or "none"
+        raise UserError(f"this model answers no questions: its classes are {named}")
+    tokens, types = told(lines, loaded.tokenizer, loaded.context)
+    found = scores(loaded.model, loaded.params, tokens, types)
+    return [_row(classes, each) for each in found]
+
+
+def _tags(loaded: Any, lines: list[Any]) -> list[dict]:
+    """Labels of the words of each line."""
+    from lm_research.errors import UserError
+    from lm_research.infer.tag import tag
+
+    words = [list(line.words or (line.text or "").split()) for line in lines]
+    for line, own in zip(lines, words):
+        if not own:
+            raise UserError(f"{line.where} has no words to label")
+    found = tag(loaded.model, loaded.params, loaded.tokenizer, words, loaded.context)
+    return [
+        {
+            "words": own,
+            "labels": [None if one is None else one[0] for one in told],
+            "probabilities": [None if one is None else round(one[1], 6) for one in told],
+        }
+        for own, told in zip(words, found)
+    ]
+
+
+def _answers(values: flags.FlagValues, loaded: Any, lines: list[Any], questions: Any) -> list[dict]:
+    """Answers to the questions of lines, or of a file of SQuAD's."""
+    from lm_research.errors import UserError
+    from lm_research.infer.answer import answer
+    from lm_research.train.restore import is_run, stored_config
+
+    if questions is not None:
+        asked = [(record["question"], record["context"]) for record in questions]
+    else:
+        asked = [(line.text, line.pair) for line in lines]
+        for line in lines:
+            if not line.text or line.pair is None:
+                raise UserError(
+                    f"{line.where} has no question with its context; give both, as --text and "
+                    '--pair or as {"text": "...", "pair": "..."}'
+                )
+    path = Path(values.checkpoint)
+    data = stored_config(path).get("data", {}) if is_run(path) else {}
+    given = {name: data[name] for name in ("question", "stride") if name in data}
+    length = loaded.context or loaded.model.context or 384
+    found = answer(loaded.model, loaded.params, loaded.tokenizer, asked, length, **given)
+    rows = []
+    for one in found:
+        best = one.candidates[0] if one.candidates else None
+        silent = best is None or (
+            values.threshold is not None and one.difference > values.threshold
+        )
+        probability = one.none if silent else best.probability
+        row = {"answer": "" if silent else best.text, "start": None if silent else best.start}
+        rows.append(row | {"probability": round(probability, 6), "no_answer": round(one.none, 6)})
+    return rows
+
+
+def _printed(row: dict[str, Any], line: Any) -> str:
+    """A line about a text."""
+    import json
+
+    if "words" in row or "answer" in row:
+        return json.dumps(row, ensure_ascii=False)
+    said = " | ".join(text for text in (line.text, line.pair) if text) or line.where
+    if "score" in row:
+        return f"{row['score']:.4f}\t{said}"
+    return f"{row['class']}\t{row['probabilities'][row['class']]:.4f}\t{said}"
+
+
+def _questions(values: flags.FlagValues) -> Any:
+    """The questions of --input, where it is SQuAD's JSON; else None."""
+    import json
+
+    from lm_research.data import SQuAD
+    from lm_research.data.text import whole_text
+
+    name = (values.input or "").removesuffix(".gz")
+    if values.text or not name.endswith(".json") or not Path(values.input).is_file():
+        return None
+    try:
+        content = json.loads(whole_text(Path(values.input)))
+    except ValueError:  # several lines of JSON
+        return None
+    if not isinstance(content, dict) or "data" not in content:
+        return None
+    found = SQuAD(values.input)
+    return [found[i] for i in range(len(found))]
 
 
 def _lines(values: flags.FlagValues) -> list[Any]:

@@ -1,12 +1,16 @@
 """Data: sources of records, tokenizers, and the way from text to packed windows of tokens."""
 
 from lm_research.data.bag import Bag
+from lm_research.data.conll import CoNLL
 from lm_research.data.labelled import Labelled
+from lm_research.data.labelled_words import LabelledWords
 from lm_research.data.pack import Packed
 from lm_research.data.pairs import EachTarget, Pairs, Parallel, Tagged
 from lm_research.data.prepare import Prepared
 from lm_research.data.python_docs import PythonDocs
+from lm_research.data.questions import Questions
 from lm_research.data.source import Memory, Mix, Slice, Source
+from lm_research.data.squad import SQuAD
 from lm_research.data.table import Table
 from lm_research.data.text import Documents, TextFiles
 from lm_research.data.texts import TokenTexts
@@ -21,9 +25,11 @@ __all__ = [
     "Bag",
     "Bytes",
     "Characters",
+    "CoNLL",
     "Documents",
     "EachTarget",
     "Labelled",
+    "LabelledWords",
     "Memory",
     "Mix",
     "Packed",
@@ -32,6 +38,8 @@ __all__ = [
     "Prepared",
     "Pretrained",
     "PythonDocs",
+    "Questions",
+    "SQuAD",
     "Slice",
     "Source",
     "TFDS",

@@ -114,20 +114,31 @@ def write(directory: Path, texts: Iterable[str], tokenizer: Tokenizer, key: str 
       tokenizer: encodes them.
       key: what was asked for, kept in the index.
     """
+    batches = ((batch, tokenizer.encode_batch(batch)) for batch in _batches(texts))
+    encoded = (pair for batch, ids in batches for pair in zip(batch, ids))
+    return write_encoded(directory, encoded, tokenizer, key)
+
+
+def write_encoded(
+    directory: Path,
+    encoded: Iterable[tuple[str, np.ndarray]],
+    tokenizer: Tokenizer,
+    key: str = "",
+) -> Shards:
+    """Writes documents, each as a text and its ids, into shards; see `write`."""
     with replacing(Path(directory)) as temporary:
         dtype = np.dtype("uint16" if tokenizer.vocab <= 2**16 else "uint32")
         tokens, offsets = _Writer(temporary / _TOKENS), _Writer(temporary / _OFFSETS)
         content, size, place, documents = TextHash(), 0, 0, 0
         end = np.array([] if tokenizer.eos is None else [tokenizer.eos], dtype)
         with tokens, offsets:
-            for batch in _batches(texts):
-                for text, ids in zip(batch, tokenizer.encode_batch(batch)):
-                    size += content.add(text)
-                    offsets.write(np.array([place], np.int64))
-                    tokens.write(end)
-                    tokens.write(ids.astype(dtype))
-                    place += len(end) + len(ids)
-                    documents += 1
+            for text, ids in encoded:
+                size += content.add(text)
+                offsets.write(np.array([place], np.int64))
+                tokens.write(end)
+                tokens.write(ids.astype(dtype))
+                place += len(end) + len(ids)
+                documents += 1
             tokens.write(end)
         index = {
             "format": FORMAT,

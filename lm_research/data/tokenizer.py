@@ -79,6 +79,62 @@ class Tokenizer:
         found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in found]
 
+    def encode_words(
+        self, sentences: Sequence[Sequence[str]]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """int32 ids of each sentence's words, and the place of each word's first, -1 of none.
+
+        Words are encoded one by one, spelled as in running text: all but the first after a space,
+        where the tokenizer makes spaces part of words.
+
+        Raises:
+          UserError: a character is unknown to it.
+        """
+        space = " " if self._spaces else ""
+        given = [[*words[:1], *(space + word for word in words[1:])] for words in sentences]
+        if self._characters is not None:
+            each = [[self._encode_characters(word) for word in words] for words in given]
+            found = [
+                (np.concatenate(ids), np.repeat(np.arange(len(ids)), list(map(len, ids))))
+                for ids in each
+            ]
+        else:
+            encodings = self._tokenizer.encode_batch(
+                given, is_pretokenized=True, add_special_tokens=False
+            )
+            found = [(np.array(e.ids, np.int32), e.word_ids) for e in encodings]
+        result = []
+        for words, (ids, numbers) in zip(given, found):
+            places = np.full(len(words), -1, np.int32)
+            for place in range(len(ids) - 1, -1, -1):
+                places[numbers[place]] = place
+            result.append((ids, places))
+        return result
+
+    def encode_spans(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """int32 ids of each text, and the characters [tokens, 2] that each begins and ends at.
+
+        Raises:
+          UserError: a character is unknown to it.
+        """
+        if self._characters is not None:
+            ends = [np.arange(len(text), dtype=np.int32) + 1 for text in texts]
+            spans = [np.stack([end - 1, end], 1) for end in ends]
+            return [(self._encode_characters(text), own) for text, own in zip(texts, spans)]
+        found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            (np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in found
+        ]
+
+    @functools.cached_property
+    def _spaces(self) -> bool:
+        """Whether words by themselves need spaces before them to be those of a text."""
+        if self._characters is not None:
+            return True
+        words = ["the", "cat", "sat"]
+        alone = self._tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False)
+        return alone.ids != self.encode(" ".join(words)).tolist()
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, special tokens spelled out."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)

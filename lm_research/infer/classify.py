@@ -53,6 +53,8 @@ def scores(
     """
     if not (classes := getattr(model, "classes", None)):
         raise UserError("this model tells no classes; train one with the objective Classify")
+    if getattr(model, "pool", None) == "each":
+        raise UserError("this model tells classes of each token, and none of texts")
     arrays = [np.asarray(sequence, np.int64).reshape(-1) for sequence in sequences]
     for i, tokens in enumerate(arrays):
         check(model, tokens, f"sequence {i}")

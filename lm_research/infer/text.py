@@ -27,6 +27,7 @@ class Line:
       tokens: or None where it came as text.
       source: what a text to score was written from, where it says so.
       pair: a second text, where there is one to be read with the first.
+      words: of a sentence that came in words, and has no text.
     """
 
     where: str
@@ -34,13 +35,15 @@ class Line:
     tokens: np.ndarray | None = None
     source: "Line | None" = None
     pair: str | None = None
+    words: tuple[str, ...] | None = None
 
 
 def lines(path: Path) -> list[Line]:
     """The requests in a file: of JSON where its name ends in .jsonl, else a text in each line.
 
-    A line of JSON is {"text": "..."} or {"tokens": [1, 2]}, perhaps with a "source", as text or
-    tokens, or besides a text a second one, its "pair". Either file may end in .gz.
+    A line of JSON is {"text": "..."}, {"tokens": [1, 2]} or {"words": ["...", "..."]}, perhaps with
+    a "source", as text or tokens, or besides a text a second one, its "pair". Either file may end
+    in .gz.
 
     Raises:
       UserError: there is no such file, or nothing in it, or a line is neither; names file and line.
@@ -72,7 +75,7 @@ def _line(where: str, line: str) -> Line:
         value = json.loads(line)
     except ValueError as error:
         raise UserError(f"{where} is not JSON ({error}); {takes}") from None
-    keys = {"text", "tokens"} & set(value) if isinstance(value, dict) else set()
+    keys = {"text", "tokens", "words"} & set(value) if isinstance(value, dict) else set()
     if len(keys) != 1:
         raise UserError(f"{where} is {line[:60]}; {takes}")
     source = None
@@ -91,6 +94,10 @@ def _part(where: str, key: str, value: Any, takes: str) -> Line:
         if not isinstance(value, str):
             raise UserError(f"{where} has a text that is no string; {takes}")
         return Line(where, text=value)
+    if key == "words":
+        if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+            raise UserError(f"{where} has words that are no list of strings; {takes}")
+        return Line(where, words=tuple(value))
     if not isinstance(value, list) or not all(type(t) is int and 0 <= t < 2**31 for t in value):
         raise UserError(f"{where} has tokens that are no list of ids; {takes}")
     return Line(where, tokens=np.array(value, np.int32))
@@ -116,6 +123,8 @@ def encoded(
     """
     if line.tokens is not None:
         return line.tokens
+    if line.text is None:
+        raise UserError(f"{line.where} has words, which are for a model that labels each")
     if tokenizer is None:
         raise UserError(
             f"{line.where} is text, and the checkpoint has no tokenizer; give token ids: "

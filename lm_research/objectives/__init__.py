@@ -12,7 +12,9 @@ from lm_research.objectives.regress import Regress
 from lm_research.objectives.replaced_tokens import ReplacedTokens
 from lm_research.objectives.sentence_pairs import NextSentence, SentenceOrder
 from lm_research.objectives.seq2seq import Seq2Seq
+from lm_research.objectives.span import Span
 from lm_research.objectives.span_corruption import Denoisers, SpanCorruption
+from lm_research.objectives.tag import Tag
 
 __all__ = [
     "Balanced",
@@ -29,5 +31,7 @@ __all__ = [
     "ReplacedTokens",
     "SentenceOrder",
     "Seq2Seq",
+    "Span",
     "SpanCorruption",
+    "Tag",
 ]

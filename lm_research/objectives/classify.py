@@ -80,6 +80,15 @@ def refusal(model: nn.Module) -> str:
     return "its scores are of each token (model.pool='each')" if each else ""
 
 
+def refusal_of_each(model: nn.Module) -> str:
+    """Why a model tells nothing of each token; empty where it does."""
+    if not hasattr(model, "classes"):
+        return "it tells no classes; take Classifier with pool='each'"
+    if getattr(model, "pool", None) != "each":
+        return "its scores are of whole texts; give it model.pool='each'"
+    return ""
+
+
 def filled(record: dict[str, Any], length: int) -> dict[str, Any]:
     """A record's `text` as an example of so many tokens; padding is of segment 0."""
     named = {"tokens": record["text"], "segments": np.ones(len(record["text"]))}
@@ -93,7 +102,7 @@ def filled(record: dict[str, Any], length: int) -> dict[str, Any]:
 
 def read(
     model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None
-) -> Array:  # [B, classes]
+) -> Array:  # [B, classes] or, of each token, [B, T, classes]
     """The scores of a batch's texts; of pairs, the model is told which text is which."""
     mask = Mask(segments=(batch["segments"], batch["segments"]))
     told = {"types": batch["types"]} if "types" in batch and reads_types(model) else {}

@@ -213,8 +213,9 @@ class Journal:
             print(f"stopped at step {step} of {self.x.steps}; the same command goes on from there")
         else:
             own = ""
-            if getattr(self.x.model, "classes", None):
-                own = f"{command} predict --checkpoint={self.workdir} --text='...'   or: "
+            if classes := getattr(self.x.model, "classes", None):
+                pair = " --pair='...'" if tuple(classes) == ("start", "end") else ""
+                own = f"{command} predict --checkpoint={self.workdir} --text='...'{pair}   or: "
             elif getattr(self.x.model, "continues", True):
                 own = f"{command} generate --checkpoint={self.workdir} --prompt='...'   or: "
             print(

@@ -1,0 +1,52 @@
+"""The answer to a question, as a part of a context: `classify` of every token as start and end.
+
+    python -m lm_research train --config=configs/finetune/answer.py:heldout=dev-v2.0.json \
+        --config.init=BERT_DIRECTORY --config.data.source.paths=train-v2.0.json --workdir=runs/squad
+    python -m lm_research predict --checkpoint=runs/squad --text='Who sat on the mat?' \
+        --pair='The cat sat on the mat, and the dog did not.'
+    python -m lm_research predict --checkpoint=runs/squad --input=dev-v2.0.json --output=told.json
+
+Files are SQuAD's JSON, of version 1.1 or 2.0. Contexts that are longer than `length` are read in
+windows, which begin `stride` tokens after each other. Without a knob `heldout`, a tenth of the
+contexts is held out. Exact match and F1 are the official ones; of 2.0, a question is taken to have
+no answer where that is likelier.
+
+`init` is a Hugging Face directory or a run of ours; without it, a model of the knobs `family` and
+`size`, or `width`, `layers` and `heads`, begins from nothing. The other knobs are those of
+`classify.py`; batch, epochs and rate are BERT's on SQuAD (Devlin et al., 2019, appendix A.3).
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from lm_research.commands.config_flag import loaded
+from lm_research.config import knobs
+
+OWN = dict(heldout="", question=64, stride=128, longest=30)
+PUBLISHED = "length=384,batch=32,peak=5e-5,epochs=3"
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Knobs: heldout (files); question, stride, longest (tokens); those of classify."""
+    given = [pair for pair in (arg or "").split(",") if pair]
+    own = [pair for pair in given if pair.partition("=")[0] in OWN]
+    knob = knobs(",".join(own), **OWN)
+    rest = ",".join([PUBLISHED, *(pair for pair in given if pair not in own)])
+    config = loaded(f"{Path(__file__).with_name('classify.py')}:{rest}").to_dict(
+        preserve_field_references=True
+    )
+    config["model"]["pool"] = "each"
+    config["objective"] = dict(kind="Span", length=config["objective"]["length"])
+    config["data"].update(
+        kind="Questions",
+        source=dict(kind="SQuAD", paths=placeholder(str)),
+        heldout=dict(kind="SQuAD", paths=knob.heldout) if knob.heldout else 0.1,
+        question=knob.question,
+        stride=knob.stride,
+    )
+    del config["data"]["classes"]
+    config["evals"]["heldout"].update(kind="AnswerScores", longest=knob.longest)
+    config["checkpoint"]["best"] = "heldout/f1"
+    return ConfigDict(config)

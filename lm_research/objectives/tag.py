@@ -1,0 +1,73 @@
+"""Tell the label of each word of a sentence."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm_research.metrics import Mean
+from lm_research.objectives.classify import filled, read, refusal_of_each
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Tag:
+    """Cross-entropy of each word's label at its first token, in nats; every word weighs the same.
+
+    Attributes:
+      length: T, the tokens that a sentence has at most; `LabelledWords` cuts longer ones.
+      smoothing: of the targets, towards uniform (Szegedy et al., 2016).
+      ragged: what batches are cut in, where all of their sentences are shorter than `length`.
+      likelihood: the loss is not the negative log-probability of the text.
+    """
+
+    length: int
+    smoothing: float = 0.0
+    ragged: ClassVar[tuple[str, ...]] = ("tokens", "segments", "labels", "weights")
+    likelihood: ClassVar[bool] = False
+
+    def __post_init__(self):
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing is {self.smoothing}; it takes a share from 0 on, below 1")
+
+    def refusal(self, model: nn.Module) -> str:
+        """Why this cannot train `model`; empty where it can."""
+        return refusal_of_each(model)
+
+    def bound(self, tokenizer: Any) -> "Tag":
+        """This objective, with what it needs to know of the tokenizer: nothing."""
+        del tokenizer
+        return self
+
+    def example(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Of a record's `text` and the `labels` of its tokens, -1 at those that begin no word."""
+        del rng
+        labels = np.full(self.length, -1, np.int32)
+        labels[: len(record["labels"])] = record["labels"]
+        weights = np.float32(labels >= 0)
+        return {**filled(record, self.length), "labels": np.maximum(labels, 0), "weights": weights}
+
+    def measure(
+        self, model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None
+    ) -> dict[str, Mean]:
+        """Total loss in nats and weight over the batch's words, and how many are right."""
+        return self.loss(read(model, params, batch, rngs), batch)
+
+    def loss(self, scores: Array, batch: dict[str, Array]) -> dict[str, Mean]:
+        """What `measure` says of scores [B, T, classes]."""
+        weights = batch["weights"]
+        each = -jax.nn.log_softmax(scores)
+        own = jnp.take_along_axis(each, batch["labels"][..., None], -1)[..., 0]
+        loss = (1 - self.smoothing) * own + self.smoothing * each.mean(-1)
+        right = scores.argmax(-1) == batch["labels"]
+        measured = {
+            name: Mean((x * weights).sum(), weights.sum())
+            for name, x in (("loss", loss), ("accuracy", right), ("cross_entropy", own))
+        }
+        if not self.smoothing:
+            measured.pop("cross_entropy")
+        return measured
