@@ -32,7 +32,13 @@ import pytest
 from lm_research import log
 
 ARITHMETIC = ("hub", "models", "objectives", "optimizers", "train", "weights")
-QUICK = ("test_beam", "test_configs")  # files of other directories
+QUICK = (
+    "test_answers",
+    "test_beam",
+    "test_configs",
+    "test_tasks",
+    "test_word_scores",
+)  # files of other directories
 DEFINED = set(flags.FLAGS)  # by absl and Grain, on import
 
 
