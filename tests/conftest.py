@@ -5,12 +5,15 @@ import shutil
 import tempfile
 from importlib import metadata
 
+# Tests compile for longer than they compute. Without the emitters of fusions it takes a third of
+# the time, beside the option.
 FLAGS = ["--xla_force_host_platform_device_count=8"]
 if metadata.version("jaxlib").startswith("0.10."):  # later ones do not know the flag
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # tiny programs compile in half the time
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: each worker has a core of its own
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads wait for each other at full speed
 
 # What one test has compiled, every other finds, in the processes of all workers.
 CACHE = "JAX_COMPILATION_CACHE_DIR"
@@ -34,8 +37,6 @@ import pytest
 
 from lm_research import log
 
-ARITHMETIC = ("hub", "models", "objectives", "optimizers", "train", "weights")
-QUICK = ("test_beam", "test_configs")  # files of other directories
 DEFINED = set(flags.FLAGS)  # by absl and Grain, on import
 
 
@@ -46,12 +47,9 @@ def pytest_unconfigure():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quickly_compiled(request):
-    """Where tests compare arithmetic, they compile for longer than they compute."""
-    quick = request.path.parent.name in ARITHMETIC or request.path.stem in QUICK
-    jax.config.update("jax_disable_most_optimizations", quick)
+def programs():
+    """Those that a module has compiled go with it."""
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()  # thousands of programs in one process exhaust its memory maps
 
 

@@ -1,5 +1,6 @@
 """Every file in configs/, shrunk by its knobs and fields, trains, resumes, and is of use."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -12,7 +13,9 @@ from lm_research import mesh
 from lm_research.commands import config_flag
 from lm_research.data import glue
 from lm_research.infer import generate, score
+from lm_research.infer.answer import answer
 from lm_research.infer.classify import classify
+from lm_research.infer.tag import tag
 from lm_research.models import gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3, t5
 from lm_research.models.sizes import SIZED
 from lm_research.train import loop
@@ -24,6 +27,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 # Knobs, and fields that no knob reaches; of one file perhaps several, told apart after a colon.
 TINY = {f"model.{n}": size for n, size in dict(width=16, layers=2, heads=2, hidden=16).items()}
 TINY |= {"data.heldout": 0.2}
+HEAD = "width=16,layers=1,heads=2,vocab=261,batch=8"
 SHRUNK = {
     "bert": (
         "vocab=261,width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text,pairs=next",
@@ -39,6 +43,10 @@ SHRUNK = {
     ),
     "fasttext": (
         "width=4,order=2,least=2,most=3,buckets=50,length=64,batch=8,steps=4",
+        {"data.heldout": 0.2},
+    ),
+    "finetune/answer": (
+        f"{HEAD},length=32,question=8,stride=16,longest=8,epochs=0.5",
         {"data.heldout": 0.2},
     ),
     "finetune/classify": (
@@ -58,6 +66,7 @@ SHRUNK = {
         "epochs=0.8,peak=5e-5",  # the program of finetune/classify, which need not be compiled anew
         {"data.classes": ("no", "yes")},
     ),
+    "finetune/tag": (f"{HEAD},length=16,epochs=1,column=-1", {"data.heldout": 0.2}),
     "gpt2_small": (
         "width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text",
         {"data.tokenizer.vocab": 257, "data.heldout": 0.2},
@@ -95,7 +104,14 @@ def shrunk(name, directory):
     config.update_from_flattened_dict({**FIELDS, **fields})
     text = str(directory / "text.txt")
     (directory / "table.tsv").write_text("text\tlabel\n" + "good\tyes\nbad and so\tno\n" * 20)
-    paths = {"Parallel": f"{text},{text}", "Labelled": str(directory / "table.tsv")}
+    (directory / "words.conll").write_text("A B-X\ncat I-X\nsat O\n\n" * 40)
+    context, answer = "The cat sat on the mat, and slept.", {"text": "cat", "answer_start": 4}
+    asked = [{"id": str(i), "question": "Who?", "answers": [answer]} for i in range(20)]
+    contexts = [{"context": f"{context} {q['id']}", "qas": [q]} for q in asked]
+    (directory / "squad.json").write_text(json.dumps({"data": [{"paragraphs": contexts}]}))
+    names = {"Labelled": "table.tsv", "LabelledWords": "words.conll", "Questions": "squad.json"}
+    paths = {kind: str(directory / name) for kind, name in names.items()}
+    paths["Parallel"] = f"{text},{text}"
     files(config.data.source).paths = paths.get(config.data.kind, text)
     if name == "finetune/glue":
         config.data.heldout.paths = config.data.source.paths
@@ -130,7 +146,15 @@ def test_trains_resumes_and_generates_scores_or_classifies(name, tmp_path, monke
     with mesh.single():
         loaded = open_checkpoint(workdir)
         prompt = loaded.tokenizer.prompt("The cat")
-        if getattr(loaded.model, "classes", None):
+        if getattr(loaded.model, "pool", None) == "each":
+            given = loaded.model, loaded.params, loaded.tokenizer
+            if loaded.model.classes == ("start", "end"):
+                [told] = answer(*given, [("Who?", "The cat sat.")], 32, question=8)
+                assert told.text in "The cat sat." and 0 < told.none < 1
+            else:
+                [[(label, chance)]] = tag(*given, [["cat"]])
+                assert label in loaded.model.classes and 1 / 3 <= chance <= 1
+        elif getattr(loaded.model, "classes", None):
             assert np.allclose(classify(loaded.model, loaded.params, [prompt]).sum(), 1)
         elif getattr(loaded.model, "continues", True):
             [result] = generate(loaded.model, loaded.params, [prompt], length=4)
@@ -153,6 +177,10 @@ def test_trains_resumes_and_generates_scores_or_classifies(name, tmp_path, monke
         "finetune/glue.py:task=mnli",
         "finetune/classify.py:weights=last,count=0",
         "finetune/classify.py:weights=lora,layerwise=0.9",
+        "finetune/answer",
+        "finetune/answer.py:heldout=dev.json,length=512",
+        "finetune/tag",
+        "finetune/tag.py:heldout=dev.conllu,test=test.conllu,column=xpos",
         "finetune/data_to_text",
         "finetune/data_to_text.py:corpus=webnlg.tar.gz",
         "finetune/summarize",
@@ -187,8 +215,8 @@ def test_as_published_is_an_experiment(argument):
     from lm_research.train.journal import check_samples
 
     config = config_flag.loaded(str(CONFIGS / argument) + ("" if ":" in argument else ".py"))
-    kinds = "Parallel", "Labelled"
-    if config.data.kind in kinds and config.data.source.kind != "TFDS" and "corpus" not in argument:
+    own = "Parallel", "Labelled", "LabelledWords", "Questions"
+    if config.data.kind in own and config.data.source.kind != "TFDS" and "corpus" not in argument:
         files(config.data.source).paths = "pairs.tsv"  # the user's own
     given = timed(completed(config), config.steps or 1000)
     x = experiment({**given, "model": loop.with_told(given["model"], vocab=257)})

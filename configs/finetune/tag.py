@@ -14,8 +14,9 @@ a knob `heldout`, a tenth of the sentences is held out. `test` names files that 
 end of the run alone.
 
 `init` is a Hugging Face directory or a run of ours; without it, a model of the knobs `family` and
-`size`, or `width`, `layers` and `heads`, begins from nothing. The other knobs are those of
-`classify.py`.
+`size`, or `width`, `layers` and `heads`, begins from nothing. `dropout` is that of the classifier
+alone, and `trunk_dropout` of the trunk, where it is not to be that of its family. The other knobs
+are those of `classify.py`.
 """
 
 from pathlib import Path
@@ -26,12 +27,12 @@ from ml_collections.config_dict import placeholder
 from lm_research.commands.config_flag import loaded
 from lm_research.config import knobs
 
-OWN = dict(heldout="", test="", column="upos", words="")
+OWN = dict(heldout="", test="", column="upos", words="", trunk_dropout=-1.0)
 AT_THE_END = 10**9  # steps, which no run has
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Knobs: heldout, test (files); column, words (names or numbers); those of classify."""
+    """Knobs: heldout, test (files); column, words; trunk_dropout; those of classify."""
     given = [pair for pair in (arg or "").split(",") if pair]
     own = [pair for pair in given if pair.partition("=")[0] in OWN]
     knob = knobs(",".join(own), **OWN)
@@ -45,6 +46,8 @@ def get_config(arg: str = "") -> ConfigDict:
     heldout = config["evals"]["heldout"]
     evaluator = dict(kind="WordScores", every=heldout["every"], batch=64, part="heldout")
     config["model"]["pool"] = "each"
+    if knob.trunk_dropout >= 0:
+        config["model"]["trunk"]["dropout"] = knob.trunk_dropout
     config["objective"] = dict(kind="Tag", length=config["objective"]["length"], smoothing=0.0)
     config["data"].update(
         kind="LabelledWords",

@@ -149,7 +149,7 @@ def families() -> tuple[Family, ...]:
     return tuple(f for module in dict.fromkeys(modules) for f in getattr(module, "FAMILIES", ()))
 
 
-@functools.lru_cache(maxsize=16)  # tracing a model takes a good part of a second
+@functools.lru_cache(maxsize=64)  # tracing a model takes a good part of a second
 def abstract(model: nn.Module) -> Any:
     """The model's parameters as shapes, boxed with the names of their axes: nothing is computed."""
     return jax.eval_shape(functools.partial(initial, model), jax.random.key(0))

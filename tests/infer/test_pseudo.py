@@ -19,7 +19,7 @@ TOKENIZER = types.SimpleNamespace(cls=CLS, sep=SEP, mask=MASK, pad=None, bos=Non
 
 @pytest.fixture(scope="module")
 def params():
-    return tree.unboxed(initial(MODEL, jax.random.key(0)))
+    return tree.unboxed(jax.jit(initial, static_argnums=0)(MODEL, jax.random.key(0)))
 
 
 def test_scores_are_those_of_one_row_at_a_time(params):

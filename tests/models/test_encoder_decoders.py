@@ -121,10 +121,9 @@ def drawn(length, seed, rows=2):
     return np.random.default_rng(seed).integers(0, V - 1, (rows, length))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def call(model, params, tokens, source, **given):
-    return jax.jit(lambda p: model.apply({"params": p}, tokens, source=source, **given).logits)(
-        params
-    )
+    return model.apply({"params": params}, tokens, source=source, **given).logits
 
 
 def segments(present):

@@ -188,6 +188,11 @@ def close(ours, theirs, tolerance=TOLERANCE, rounding=0.0):
     assert np.abs(ours - theirs).max() <= tolerance * max(np.abs(theirs).max(), rounding)
 
 
+@functools.partial(jax.jit, static_argnums=0, static_argnames="half")
+def output(model, params, tokens, **given):
+    return model.apply({"params": params}, tokens, **given)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def measured(reference, params, given, weights):
     """Gradients of the weighted sum of outputs, and these: one program for either side."""
@@ -240,9 +245,9 @@ def tensors(reference, leaves):
 def test_outputs_without_anything_else(reference):
     tokens = np.random.default_rng(2).integers(2, 61, (2, LENGTH))
     for given in (tokens, tokens[:, :1]):
-        output = reference.ours.apply({"params": reference.params}, given)
+        ours = output(reference.ours, reference.params, given)
         theirs = reference.model(torch.tensor(given))
-        close(reference.main(output), theirs[0])
+        close(reference.main(ours), theirs[0])
 
 
 def test_weights_make_the_round_trip(reference, round_trip):
@@ -256,8 +261,7 @@ def test_transformers_loads_what_we_save(reference, large, read_by_transformers)
     theirs = read_by_transformers(kind, reference, params)
     tokens = np.random.default_rng(3).integers(2, 61, (2, LENGTH))
     found = theirs(torch.tensor(tokens))
-    output = reference.ours.apply({"params": params}, tokens)
-    close(reference.main(output), found[0])
+    close(reference.main(output(reference.ours, params, tokens)), found[0])
 
 
 @pytest.fixture
@@ -346,8 +350,8 @@ def test_both_halves_of_an_electra_convert(large, tmp_path, embedding):
             tmp_path / half, output_loading_info=True
         )
         assert not info["missing_keys"] and not info["unexpected_keys"], info
-        output = pair.apply({"params": params}, tokens, half=half)
-        ours = output.logits if half == "generator" else output.replaced
+        found = output(pair, params, tokens, half=half)
+        ours = found.logits if half == "generator" else found.replaced
         close(ours, theirs(torch.tensor(tokens)).logits)
     with pytest.raises(UserError, match="ELECTRAPair has no Hugging Face architecture"):
         save.save(tmp_path / "pair", section, params)
@@ -364,9 +368,10 @@ def test_shared_layers_may_be_scanned_and_made_again(large):
         total = lambda p: (jnp.square(model.apply({"params": p}, tokens).logits)).sum()
         return jax.jit(jax.value_and_grad(total))(params)
 
+    expected = jax.tree.leaves(both(model))
     for remat in ("none", "full"):
         other = both(ALBERT(**sizes, execution="scan", remat=remat))
-        for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(both(model)), strict=True):
+        for a, b in zip(jax.tree.leaves(other), expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max() + 1e-3)
 
 

@@ -1,5 +1,6 @@
 """Mamba-2 beyond what holds for every decoder: chunks, padding, texts side by side, refusals."""
 
+import functools
 import json
 import math
 
@@ -27,8 +28,13 @@ def params(large):
     return large(MODEL)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def output(model, params, tokens, **given):
+    return model.apply({"params": params}, tokens, **given)
+
+
 def logits(model, params, tokens, **given):
-    return jax.jit(lambda p: model.apply({"params": p}, tokens, **given).logits)(params)
+    return output(model, params, tokens, **given).logits
 
 
 def recurrence(x, decay, write, read, state, runs):
@@ -69,11 +75,9 @@ def test_padding_anywhere_does_not_move_the_state(model, large):
     position = np.where(where, at, EMPTY)
     cache, found = model.init_cache(B, 10), []
     for part in (slice(0, 6), slice(6, 10)):
-        output = model.apply(
-            {"params": params}, tokens[:, part], position=position[:, part], cache=cache
-        )
-        cache = output.cache
-        found.append(output.logits)
+        read = output(model, params, tokens[:, part], position=position[:, part], cache=cache)
+        cache = read.cache
+        found.append(read.logits)
     found, full = np.concatenate(found, 1), logits(model, params, TOKENS)
     for row in range(B):
         want = full[row, : where[row].sum()]

@@ -1,5 +1,7 @@
 """Rotary positions whose frequencies go by how long a text is, beside `transformers`."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -62,9 +64,20 @@ def pair(request, tmp_path_factory):
         return theirs, ours, load.load(directory, ours), section
 
 
-@jax.jit
-def of_columns(logits, weights):
-    return (logits * weights).sum()
+@functools.partial(jax.jit, static_argnums=0)
+def measured(model, params, tokens, weights):
+    """Logits, and the gradient of their weighted sum."""
+
+    def total(params):
+        logits = model.apply({"params": params}, tokens).logits
+        return (logits * weights).sum(), logits
+
+    return jax.grad(total, has_aux=True)(params)[::-1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def plain_logits(model, params, tokens, **given):
+    return model.apply({"params": params}, tokens, **given).logits
 
 
 def forgotten(theirs):
@@ -80,11 +93,7 @@ def test_logits_and_gradients(pair, length):
     tokens = rng.integers(0, 61, (2, length))
     weights = rng.normal(size=(2, length, 61)).astype(np.float32)
 
-    def total(params):
-        logits = ours.apply({"params": params}, tokens).logits
-        return of_columns(logits, weights), logits
-
-    (_, logits), gradients = jax.value_and_grad(total, has_aux=True)(params)
+    logits, gradients = measured(ours, params, tokens, weights)
     theirs.zero_grad()
     want = forgotten(theirs)(torch.tensor(tokens)).logits
     (want * torch.tensor(weights)).sum().backward()
@@ -141,8 +150,8 @@ def test_a_row_does_not_depend_on_its_neighbours(pair):
     tokens = np.random.default_rng(4).integers(0, 61, (2, 20))
     position = np.broadcast_to(np.arange(20), (2, 20)).copy()
     position[1, 10:] = np.iinfo(np.int32).max  # padding
-    both = ours.apply({"params": params}, tokens, position=position).logits
-    alone = ours.apply({"params": params}, tokens[1:, :10]).logits
+    both = plain_logits(ours, params, tokens, position=position)
+    alone = plain_logits(ours, params, tokens[1:, :10])
     np.testing.assert_allclose(both[1, :10], alone[0], atol=2e-5 * np.abs(alone).max())
 
 

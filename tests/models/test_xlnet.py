@@ -1,5 +1,6 @@
 """XLNet against `transformers`: both streams, any order, memory, types and padding."""
 
+import functools
 import json
 
 import jax
@@ -52,6 +53,11 @@ class Reference:
 @pytest.fixture(scope="module", params=CASES)
 def reference(request, tmp_path_factory):
     return Reference(request.param, tmp_path_factory.mktemp(request.param) / "theirs")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def output(model, params, tokens, **given):
+    return model.apply({"params": params}, tokens, **given)
 
 
 def close(ours, theirs, tolerance=TOLERANCE):
@@ -112,6 +118,18 @@ def gradients_are_theirs(reference, gradients):
             close(made, theirs, 1e-4)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def measured(model, params, tokens, given, labels, weights):
+    """The loss, logits and gradients: one program for either side."""
+
+    def total(params):
+        found = model.apply({"params": params}, tokens, **given).logits
+        scores = jnp.take_along_axis(jax.nn.log_softmax(found), labels[..., None], -1)[..., 0]
+        return -(scores * weights).sum(), found
+
+    return jax.value_and_grad(total, has_aux=True)(params)
+
+
 def compared(reference, tokens, theirs, ours, weights):
     """Logits, and a loss of what each row predicts; returns our gradients."""
     reference.model.zero_grad()
@@ -123,12 +141,9 @@ def compared(reference, tokens, theirs, ours, weights):
     loss = (each * torch.tensor(weights)).sum()
     loss.backward()
 
-    def total(params):
-        found = reference.ours.apply({"params": params}, tokens, **ours).logits
-        scores = jnp.take_along_axis(jax.nn.log_softmax(found), labels[..., None], -1)[..., 0]
-        return -(scores * weights).sum(), found
-
-    (value, found), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(reference.params)
+    (value, found), gradients = measured(
+        reference.ours, reference.params, tokens, ours, labels, weights
+    )
     close(np.asarray(found)[weights > 0], logits[torch.tensor(weights > 0)])
     close(value, loss)
     return gradients
@@ -151,9 +166,7 @@ def test_memory_of_an_earlier_segment(reference, state):
     with torch.no_grad():
         theirs["mems"] = reference.model(torch.tensor(earlier)).mems
     room = getattr(reference.ours, state)(len(weights), length)
-    first = reference.ours.apply(
-        {"params": reference.params}, earlier, cache=room, position=position[:, :7]
-    )
+    first = output(reference.ours, reference.params, earlier, cache=room, position=position[:, :7])
     ours |= {"cache": first.cache, "position": position + 7, "targets": ours["targets"] + 7}
     gradients = compared(reference, tokens, theirs, ours, weights.astype(np.float32))
     if state == "init_memory":
@@ -162,7 +175,7 @@ def test_memory_of_an_earlier_segment(reference, state):
 
 def test_logits_of_tokens_alone(reference):
     for tokens in (TOKENS, TOKENS[:, :1]):
-        ours = reference.ours.apply({"params": reference.params}, tokens).logits
+        ours = output(reference.ours, reference.params, tokens).logits
         close(ours, reference.model(torch.tensor(tokens)).logits)
 
 
@@ -190,7 +203,7 @@ def test_transformers_loads_what_we_save(reference, large, read_by_transformers)
     params = large(reference.ours, seed=3)
     kind = transformers.AutoModelForCausalLM
     theirs = read_by_transformers(kind, reference, params)
-    ours = reference.ours.apply({"params": params}, TOKENS).logits
+    ours = output(reference.ours, params, TOKENS).logits
     close(ours, theirs(torch.tensor(TOKENS)).logits)
 
 
@@ -203,7 +216,7 @@ def params(large):
 
 
 def predicted(params, tokens, **given):
-    return jax.jit(lambda p: MODEL.apply({"params": p}, tokens, **given).logits)(params)
+    return output(MODEL, params, tokens, **given).logits
 
 
 def test_no_target_depends_on_itself_or_on_what_comes_later_in_its_order(params):

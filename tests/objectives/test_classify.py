@@ -24,7 +24,7 @@ def model():
 @pytest.fixture(scope="module")
 def params(model):
     rng = np.random.default_rng(0)
-    drawn = tree.unboxed(initial(model, jax.random.key(0)))
+    drawn = tree.unboxed(jax.jit(initial, static_argnums=0)(model, jax.random.key(0)))
     return jax.tree.map(lambda leaf: jnp.float32(rng.normal(size=leaf.shape)), drawn)
 
 

@@ -64,10 +64,10 @@ def test_a_prefix_for_each_document_and_none_for_padding():
 
 def test_every_token_sees_the_whole_prefix_and_no_later_one():
     model = Llama(**SIZES)
-    params = initial(model, jax.random.key(0))
+    params = jax.jit(initial, static_argnums=0)(model, jax.random.key(0))
     tokens = np.arange(1, 9)[None]
-    logits = lambda tokens: model.apply({"params": params}, tokens, mask=mask).logits[0]
     mask = Mask(prefix=np.arange(8)[None] < 3)
+    logits = jax.jit(lambda tokens: model.apply({"params": params}, tokens, mask=mask).logits[0])
     for changed in range(8):
         other = tokens.copy()
         other[0, changed] = 50
@@ -141,13 +141,14 @@ def test_one_token_is_causal():
     given = [record(rng.integers(1, 90, 9)) for _ in range(3)]
     stacked = lambda o: jax.tree.map(lambda *a: np.stack(a), *(o.example(r, rng) for r in given))
     plain, double = Llama(**SIZES), Llama(**SIZES, ahead=2)
-    params = tree.unboxed(initial(double, jax.random.key(0)))
+    params = tree.unboxed(jax.jit(initial, static_argnums=0)(double, jax.random.key(0)))
     join = lambda one, last: jnp.concatenate([one, last[None]])
     stack = {"blocks": jax.tree.map(join, params["stack"]["blocks"], params["ahead_0"])}
     same = {n: leaf for n, leaf in params.items() if not n.startswith("ahead")} | {"stack": stack}
     causal, two = Causal(8), MultiToken(8, ahead=2)
-    expected = causal.measure(plain, same, stacked(causal))["loss"].value()
-    found = two.measure(double, params, stacked(two))
+    measure = lambda o, model: jax.jit(lambda *given: o.measure(model, *given))
+    expected = measure(causal, plain)(same, stacked(causal))["loss"].value()
+    found = measure(two, double)(params, stacked(two))
     np.testing.assert_allclose(found["cross_entropy"].value(), expected, rtol=1e-6)
     both = found["cross_entropy"].total + found["cross_entropy_2"].total
     np.testing.assert_allclose(found["loss"].total, both, rtol=1e-6)
@@ -168,7 +169,7 @@ def test_microbatches_change_nothing(objective):
     model = Llama(**SIZES, ahead=3 if isinstance(objective, MultiToken) else 1)
     if isinstance(objective, FillInTheMiddle):
         objective = objective.bound(TOKENIZER)
-    params = initial(model, jax.random.key(0))
+    params = jax.jit(initial, static_argnums=0)(model, jax.random.key(0))
     rng = np.random.default_rng(3)
     rows = [record(rng.integers(1, 90, 9), np.arange(9) < n) for n in (9, 3, 6, 2)]
     examples = [objective.example(row, rng) for row in rows]

@@ -231,7 +231,7 @@ def prepared(request):
     rows = [record(rng.integers(0, 90, 17), np.arange(17) < n) for n in (16, 3, 9, 16, 5, 12, 7, 1)]
     plan = pipeline.Plan(Memory(rows), objective, seed=1, size=8, shuffle=False)
     model = MODELS[request.param]
-    params = tree.unboxed(initial(model, jax.random.key(0)))
+    params = tree.unboxed(jax.jit(initial, static_argnums=0)(model, jax.random.key(0)))
     return model, params, objective, plan.batch(0)
 
 

@@ -31,7 +31,7 @@ RECORD = {
 
 @pytest.fixture(scope="module")
 def params():
-    return nn.unbox(initial(MODEL, jax.random.key(0)))
+    return nn.unbox(jax.jit(initial, static_argnums=0)(MODEL, jax.random.key(0)))
 
 
 class Script:

@@ -96,7 +96,11 @@ def prepared():
         for n in (16, 3, 9, 16, 5, 12, 7, 1)
     ]
     plan = pipeline.Plan(Memory(rows), objective, seed=1, size=8, shuffle=False)
-    return objective, tree.unboxed(initial(MODEL, jax.random.key(0))), plan.batch(0)
+    return (
+        objective,
+        tree.unboxed(jax.jit(initial, static_argnums=0)(MODEL, jax.random.key(0))),
+        plan.batch(0),
+    )
 
 
 def totals(objective, params, batch):

@@ -1,13 +1,14 @@
 """Labels of words and ends of answers, by hand and beside PyTorch."""
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
-from lm_research import tree
+from lm_research.layers import Output
 from lm_research.models import BERT, Classifier, FastText
-from lm_research.models.initial import initial
 from lm_research.objectives import Classify, Span, Tag
 from lm_research.objectives.classify import read
 
@@ -15,16 +16,29 @@ WORDS = [([3, 1, 4, 1, 5], [-1, 2, -1, 0, -1]), ([9, 2], [1, 2]), ([6], [-1])]
 SPANS = [([3, 1, 4, 1, 5], 2, 3), ([9, 2], 0, 0), ([6, 7, 8], 1, 2)]
 
 
-def encoder(*classes):
-    return Classifier(BERT(11, 8, 1, 2, context=8, dropout=0.0), classes, pool="each", dropout=0.0)
+class Each(nn.Module):
+    """Scores of each token, from it and those before it."""
+
+    classes: tuple[str, ...]
+    vocab: int = 300
+    pool, context = "each", None  # no attributes
+
+    @nn.compact
+    def __call__(self, tokens, *, mask=None):
+        x = nn.Embed(self.vocab, 8, embedding_init=nn.initializers.normal(1.0))(tokens)
+        x = x + jnp.cumsum(x, 1) / 4
+        return Output(x, None, scores=nn.Dense(len(self.classes))(x))
+
+
+def params_of(model):
+    """Its parameters."""
+    return jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    make = jax.jit(lambda key: tree.unboxed(initial(encoder("a", "b", "c"), key)))
-    params = jax.tree.map(lambda leaf: 10 * leaf, make(jax.random.key(0)))
-    two = {**params, "kernel": params["kernel"][:, :2], "bias": params["bias"][:2]}
-    return {"Tag": (encoder("a", "b", "c"), params), "Span": (encoder("start", "end"), two)}
+    models = {"Tag": Each(("a", "b", "c")), "Span": Each(("start", "end"))}
+    return {name: (model, params_of(model)) for name, model in models.items()}
 
 
 def batch(objective):
@@ -108,6 +122,6 @@ def test_what_does_not_fit_is_refused():
     )
     assert "give it model.pool='each'" in Tag(8).refusal(whole)
     assert "give it model.pool='each'" in Tag(8).refusal(FastText(11, ("a", "b"), 6))
-    assert Tag(8).refusal(encoder("a", "b")) == Span(8).refusal(encoder("start", "end")) == ""
-    assert "its classes are a, b; it takes start, end" in Span(8).refusal(encoder("a", "b"))
-    assert "of each token" in Classify(8).refusal(encoder("a", "b"))
+    assert Tag(8).refusal(Each(("a", "b"))) == Span(8).refusal(Each(("start", "end"))) == ""
+    assert "its classes are a, b; it takes start, end" in Span(8).refusal(Each(("a", "b")))
+    assert "of each token" in Classify(8).refusal(Each(("a", "b")))

@@ -1,0 +1,145 @@
+"""Parts of speech of English EWT: from scratch, and after pretraining an encoder of our own.
+
+    LM_RESEARCH_DATA=DIR python experiments/tagging/sweep.py --seeds 0 1 2 --workdir=runs
+    LM_RESEARCH_DATA=DIR python experiments/tagging/sweep.py --only=scratch --minutes=20
+
+Runs are kept in --workdir and go on where they stopped; --minutes are those of each training, in
+all. The text to pretrain on is the treebank's own training sentences and IMDB's unlabelled reviews,
+with words and punctuation apart as the treebank has them. Writes results.json and report.md beside
+this file.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm_research import log
+from lm_research.data import CoNLL
+
+HERE = Path(__file__).parent
+CONFIGS = HERE.parent.parent / "configs"
+SIZE = "family=modernbert,width=128,layers=3,heads=4,dtype=float32"
+TAGGED = "length=128,batch=32,peak=2e-3,dropout=0.3,trunk_dropout=0.1,patience=100,evaluations=1"
+# As treebanks cut words: do n't, cat 's, and punctuation by itself.
+WORD = re.compile(r"\w+(?=n't\b)|n't\b|'\w+|\w+|[^\w\s]", re.IGNORECASE)
+REVIEWS = 20_000
+
+
+def trained(workdir: Path, minutes: float, config: str, *fields: str) -> float:
+    """Trains a run for so long, or to its end; the minutes it has been trained for in all."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    spent = workdir / "minutes.json"
+    before = json.loads(spent.read_text()) if spent.is_file() else 0.0
+    start = time.monotonic()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "lm_research", "train"),
+            *(f"--config={CONFIGS / config}", f"--workdir={workdir}", *fields),
+        ]
+    )
+    try:
+        process.wait(max(0.0, 60 * (minutes - before)))
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)  # it saves, and the next call goes on from there
+        process.wait()
+    if process.returncode not in (0, 75):
+        raise SystemExit(f"{workdir}: train exited with status {process.returncode}")
+    total = before + (time.monotonic() - start) / 60
+    log.write_text(spent, json.dumps(total))
+    return total
+
+
+def evaluated(workdir: Path, part: str) -> dict[str, float]:
+    """What `evaluate` prints of a part."""
+    command = [sys.executable, "-m", "lm_research", "evaluate", f"--checkpoint={workdir}"]
+    given = [*command, f"--part={part}", "--batch=64"]
+    found = subprocess.run(given, check=True, capture_output=True, text=True).stdout
+    lines = [line.partition(": ") for line in found.splitlines() if ": " in line]
+    return {name.replace(" ", "_"): float(value) for name, _, value in lines}
+
+
+def texts(data: Path) -> Iterator[str]:
+    """The treebank's training sentences, and reviews that look like them."""
+    for record in CoNLL(str(data / "ud" / "en_ewt-ud-train.conllu.gz")):
+        yield " ".join(record["words"])
+    with tarfile.open(data / "imdb" / "aclImdb_unsup.tar.xz") as archive:
+        reviews = (member for member in archive if member.name.endswith(".txt"))
+        for member in itertools.islice(reviews, REVIEWS):
+            review = archive.extractfile(member).read().decode().replace("<br />", " ")
+            yield " ".join(WORD.findall(review))
+
+
+def corpus(data: Path, path: Path) -> Path:
+    """Text to pretrain on, a line of JSON each, written once."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(path, "".join(json.dumps({"text": text}) + "\n" for text in texts(data)))
+    return path
+
+
+def report(results: dict[str, Any]) -> str:
+    """The table."""
+    lines = ["# Parts of speech of English EWT", ""]
+    lines += ["| tagger | seeds | development | test | minutes of each |", "|---|---|---|---|---|"]
+    percent = lambda values: f"{100 * np.mean(values):.2f} ± {100 * np.std(values):.2f}"
+    for name, runs in results.items():
+        found = {p: [run[p]["accuracy"] for run in runs.values()] for p in ("heldout", "test")}
+        minutes = np.mean([run["minutes"] for run in runs.values()])
+        row = [name, str(len(runs)), *map(percent, found.values())]
+        lines.append(f"| {' | '.join(row)} | {minutes:.0f} |")
+    usual = next(iter(next(iter(results.values())).values()))
+    both = (f"{100 * usual[part]['most_frequent']:.2f}" for part in ("heldout", "test"))
+    lines.append(f"| most frequent tag | | {' | '.join(both)} | |")
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    """Trains, evaluates, and writes what came out."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    kinds = ("scratch", "pretrained")
+    parser.add_argument("--only", choices=kinds, nargs="*", default=kinds)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--minutes", type=float, default=30.0, help="of each training")
+    parser.add_argument("--epochs", type=float, default=10.0, help="of tagging")
+    parser.add_argument("--steps", type=int, default=6000, help="of pretraining")
+    parser.add_argument("--workdir", type=Path, default=Path("runs"))
+    options = parser.parse_args()
+    data = Path(os.environ["LM_RESEARCH_DATA"])
+    part = lambda name: data / "ud" / f"en_ewt-ud-{name}.conllu.gz"
+    stored = HERE / "results.json"
+    results = json.loads(stored.read_text()) if stored.is_file() else {}
+    for name in options.only:
+        begins = []
+        if name == "pretrained":
+            text = corpus(data, options.workdir / "text.jsonl")
+            config = f"pretrain.py:{SIZE},length=128,batch=32,peak=2e-3,steps={options.steps}"
+            fields = f"--config.data.source.paths={text}"
+            trained(options.workdir / "encoder", options.minutes, config, fields)
+            begins = [f"--config.init={options.workdir / 'encoder'}"]
+        for seed in options.seeds:
+            workdir = options.workdir / f"{name}-{seed}"
+            files = f"heldout={part('dev')},test={part('test')},epochs={options.epochs}"
+            config = f"finetune/tag.py:{SIZE},{TAGGED},{files}"
+            fields = f"--config.data.source.paths={part('train')}", f"--config.seed={seed}"
+            minutes = trained(workdir, options.minutes, config, *fields, *begins)
+            found = {name: evaluated(workdir, name) for name in ("heldout", "test")}
+            results.setdefault(name, {})[str(seed)] = {"minutes": minutes, **found}
+            print(name, seed, found, flush=True)
+            log.write_text(stored, json.dumps(results, indent=1) + "\n")
+            log.write_text(HERE / "report.md", report(results))
+
+
+if __name__ == "__main__":
+    main()
