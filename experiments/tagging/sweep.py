@@ -33,7 +33,7 @@ CONFIGS = HERE.parent.parent / "configs"
 SIZE = "family=modernbert,width=128,layers=3,heads=4,dtype=float32"
 TAGGED = "length=128,batch=32,peak=2e-3,dropout=0.3,trunk_dropout=0.1,patience=100,evaluations=1"
 # As treebanks cut words: do n't, cat 's, and punctuation by itself.
-WORD = re.compile(r"\w+(?=n't\b)|n't\b|'\w+|\w+|[^\w\s]", re.IGNORECASE)
+WORD = re.compile(r"\w+(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|\w+|[^\w\s]", re.IGNORECASE)
 REVIEWS = 20_000
 
 

@@ -13,6 +13,7 @@ from lm_research import log
 from lm_research.data import shards
 from lm_research.data import tokenizer as tokenizers
 from lm_research.data.bag import Bag
+from lm_research.data.conll import CoNLL
 from lm_research.data.prepare import (
     Part,
     Prepared,
@@ -278,6 +279,6 @@ def _written(
 
 
 def _where(source: Source, place: int, word: int = 0) -> str:
-    if not hasattr(source, "where"):
-        return f"record {place}"
-    return source.where(place, word)
+    if isinstance(source, CoNLL):
+        return source.where(place, word)
+    return source.where(place) if hasattr(source, "where") else f"record {place}"

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
+from lm_research import log
 from lm_research.data import Tokenizer
 from lm_research.data.questions import CLASSES, Windowing
 from lm_research.errors import UserError
@@ -92,6 +93,9 @@ def answer(
     windowing = Windowing(tokenizer.pair_frame, length, question, stride)
     asked = tokenizer.encode_batch([text for text, _ in questions])
     read = tokenizer.encode_spans([context for _, context in questions])
+    if long := sum(len(ids) > question for ids in asked):
+        what = f"{long:,} of {len(asked):,} questions, longer than {question} tokens"
+        log.fallback(what, f"their first {question} tokens", "the model reads no more")
     windows, owner = [], []
     for i, (ids, (context, _)) in enumerate(zip(asked, read)):
         for number in range(int(windowing.counts(np.array(len(ids)), np.array(len(context))))):
