@@ -4,8 +4,9 @@
     python benchmarks/parity.py --only=llama     (leaves what it has found of the others)
     python benchmarks/parity.py --missing        (goes on where it was stopped)
 
-JAX_DISABLE_MOST_OPTIMIZATIONS=1 compiles in half of the time. The variants are those of the tests: each `CASES` in tests/models/, with random weights large enough
-to tell them apart. Writes benchmarks/parity.md and benchmarks/results/parity.json after each.
+JAX_DISABLE_MOST_OPTIMIZATIONS=1 compiles in half of the time, and rounds otherwise. The variants
+are those of the tests: each `CASES` in tests/models/, with random weights large enough to tell them
+apart. Writes benchmarks/parity.md and benchmarks/results/parity.json after each.
 """
 
 import argparse
