@@ -79,14 +79,14 @@ def _told(values: flags.FlagValues, loaded: Any, lines: list[Any], questions: An
     from lm_research.objectives.classify import refusal_of_each
 
     classes = tuple(getattr(loaded.model, "classes", None) or ())
-    if refusal_of_each(loaded.model) == "":
-        if classes == CLASSES:
-            return _answers(values, loaded, lines, questions)
-        if questions is None:
-            return _tags(loaded, lines)
+    each = not refusal_of_each(loaded.model)
+    if each and classes == CLASSES:
+        return _answers(values, loaded, lines, questions)
     if questions is not None or values.threshold is not None:
         named = ", ".join(classes[:10]) or "none"
         raise UserError(f"this model answers no questions: its classes are {named}")
+    if each:
+        return _tags(loaded, lines)
     tokens, types = told(lines, loaded.tokenizer, loaded.context)
     found = scores(loaded.model, loaded.params, tokens, types)
     return [_row(classes, each) for each in found]
