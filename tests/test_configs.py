@@ -46,7 +46,7 @@ SHRUNK = {
         {"data.heldout": 0.2},
     ),
     "finetune/answer": (
-        f"{HEAD},length=32,question=8,stride=16,longest=8,epochs=0.5",
+        f"{HEAD},length=32,question=8,stride=16,longest=8,epochs=1",
         {"data.heldout": 0.2},
     ),
     "finetune/classify": (

@@ -97,7 +97,7 @@ def test_questions_get_answers(run, command, tmp_path):
 
     given = ("--text=who", f"--pair={paragraphs[0]['context']}")
     row = json.loads(command("predict", checkpoint, *given)[1])
-    assert row["answer"] == told["0"] and 0 < row["probability"] < 1 and 0 < row["no_answer"] < 1
+    assert row["answer"] == told["0"] and 0 <= row["no_answer"] < row["probability"] < 1
     assert paragraphs[0]["context"][row["start"] :].startswith(row["answer"])
     row = json.loads(command("predict", checkpoint, *given, "--threshold=-1e9")[1])
     assert row["answer"] == "" and row["start"] is None and row["probability"] == row["no_answer"]
