@@ -47,9 +47,13 @@ def pytest_unconfigure():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def programs():
-    """Those that a module has compiled go with it."""
+def programs(request):
+    """Those that a module has compiled go with it; layers round as their users' do."""
+    layers = request.path.parent.name == "layers"
+    quick = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", quick and not layers)
     yield
+    jax.config.update("jax_disable_most_optimizations", quick)
     jax.clear_caches()  # thousands of programs in one process exhaust its memory maps
 
 

@@ -185,11 +185,12 @@ def _number(value: dict[str, Any]) -> Any:
 def _family(config: Mapping[str, Any], directory: Path) -> Family:
     """Of the families that a config may mean, the largest one whose tensors are all there."""
     candidates = _families(config, directory)
+    # Tensors alone do not tell what scores are of: texts, tokens or choices.
+    candidates = [family for family in candidates if family.task == candidates[0].task]
     if len(candidates) == 1:
         return candidates[0]
-    held, asked = set(_found(Stored(directory), candidates[0])), candidates[0]
-    # Tensors alone do not tell what scores are of: texts, tokens or choices.
-    whole = [f for f in candidates if _theirs(f) <= held and f.task == asked.task]
+    held = set(_found(Stored(directory), candidates[0]))
+    whole = [family for family in candidates if _theirs(family) <= held]
     return max(whole, key=lambda family: len(family.rows), default=candidates[0])
 
 

@@ -312,8 +312,8 @@ def test_a_file_s_heads_are_those_that_it_has_whole(pretraining):
     bare = {name.removeprefix("bert."): t for name, t in without("cls.", "pooler").items()}
     section, params = write(bare, architectures=["BertModel"])
     assert not section["head"] and "pooler" not in section and "pooler" not in params
-    with pytest.raises(UserError, match=r"unknown: classifier\.weight"):
-        write({**stored, "classifier.weight": np.zeros((2, 32), np.float32)})
+    with pytest.raises(UserError, match=r"unknown: regressor\.weight"):
+        write({**stored, "regressor.weight": np.zeros((2, 32), np.float32)})
     with pytest.raises(UserError, match=r"missing: bert\.encoder\.layer\.1\.output\.dense\.bias"):
         write(without("layer.1.output.dense.bias"))
 

@@ -72,7 +72,7 @@ def test_sizes(size, count):
         ({"scale_attn_by_inverse_layer_idx": True}, "inverse_layer_idx True"),
         ({"scale_attn_weights": False}, "scale_attn_weights False; GPT2LMHeadModel takes True"),
         ({"add_cross_attention": True}, "add_cross_attention True"),
-        ({"architectures": ["GPT2ForSequenceClassification"]}, "SequenceClassification; it takes"),
+        ({"architectures": ["GPT2DoubleHeadsModel"]}, "GPT2DoubleHeadsModel; it takes"),
     ],
 )
 def test_what_we_do_not_compute_is_refused(tmp_path, changes, words):

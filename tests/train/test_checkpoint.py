@@ -338,10 +338,13 @@ KILLED = """
 
 
 def test_killed_at_any_moment_it_goes_on_from_a_good_step(tmp_path):
-    delays = [0.02, 0.06, 0.13, 0.25]
-    runs = [start(tmp_path / str(d), KILLED.replace("DELAY", str(d))) for d in delays]
-    torn = 0
-    for delay, run in zip(delays, runs):
+    delays = [0.02, 0.06, 0.13, 0.25, *np.linspace(0.03, 0.6, 9)]
+    begin = lambda delay: start(tmp_path / str(delay), KILLED.replace("DELAY", str(delay)))
+    runs, torn = [begin(delay) for delay in delays[:4]], 0
+    for number, delay in enumerate(delays):
+        if number >= 4 and torn:  # a machine of another speed is torn at other moments
+            break
+        run = runs[number] if number < 4 else begin(delay)
         output, _ = run.communicate(timeout=60)
         assert run.returncode == -signal.SIGKILL, output
         directory = tmp_path / str(delay)

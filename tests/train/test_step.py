@@ -79,8 +79,8 @@ def test_microbatches_are_exact_with_uneven_lengths(count):
 
 
 def test_several_steps_a_dispatch_are_the_same_steps():
-    want_losses, want = run(experiment(), steps=6)
-    losses, got = run(experiment(), steps=6, dispatch=3)
+    want_losses, want = run(experiment(), steps=4)
+    losses, got = run(experiment(), steps=4, dispatch=2)
     np.testing.assert_allclose(losses, want_losses, rtol=1e-6)
     close(got, want, 1e-5)
 
