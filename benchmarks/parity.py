@@ -148,6 +148,7 @@ def written(path: Path, found: list[dict[str, Any]], count: int) -> None:
         record.Row(f"families and variants compared, of {count}", len(found), "variants"),
         record.Row("parity: largest difference of logits", largest("logits"), "x", BAR),
         record.Row("parity: largest difference of gradients", largest("gradient"), "x", BAR),
+        record.Row("parity: variants that part", sum(bool(r["parted"]) for r in found), "", 0),
         record.Row("parity: greedy continuations that differ", differ("greedy"), "variants", 0),
         record.Row("parity: round trips that differ", differ("round_trip"), "variants", 0),
     ]
