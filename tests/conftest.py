@@ -50,7 +50,7 @@ def pytest_unconfigure():
 def programs(request):
     """Those that a module has compiled go with it; layers round as their users' do."""
     layers = request.path.parent.name == "layers"
-    quick = jax.config.jax_disable_most_optimizations
+    quick = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
     jax.config.update("jax_disable_most_optimizations", quick and not layers)
     yield
     jax.config.update("jax_disable_most_optimizations", quick)

@@ -133,7 +133,7 @@ def test_cached_is_full(model, params, alike):
 
 
 def test_packed_is_separate(model, params, alike):
-    given, cut = tokens(), 6
+    given, cut = tokens(), 5
     segments = np.where(np.arange(T) < cut, 1, 2) + np.zeros((2, 1), int)
     position = np.where(segments == 1, np.arange(T), np.arange(T) - cut)
     packed = logits(
