@@ -79,8 +79,11 @@ def test_microbatches_are_exact_with_uneven_lengths(count):
 
 
 def test_several_steps_a_dispatch_are_the_same_steps():
-    want_losses, want = run(experiment(), steps=4)
-    losses, got = run(experiment(), steps=4, dispatch=2)
+    # Adam makes a whole step of a gradient that is all but zero, and so of how it was rounded.
+    adam = AdamW(1e-2, shape="constant", epsilon=1e-6)
+    x = experiment(optimizer=adam)
+    want_losses, want = run(x, steps=6)
+    losses, got = run(x, steps=6, dispatch=3)
     np.testing.assert_allclose(losses, want_losses, rtol=1e-6)
     close(got, want, 1e-5)
 
