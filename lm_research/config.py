@@ -33,6 +33,13 @@ def knobs(text: str | None, /, **defaults) -> types.SimpleNamespace:
     return types.SimpleNamespace(**values)
 
 
+def parted(text: str | None, /, **own) -> tuple[types.SimpleNamespace, str]:
+    """`knobs` of a config's own, and the text of the others, for the config that it stands on."""
+    given = list(filter(None, (text or "").split(",")))
+    mine = [pair for pair in given if pair.partition("=")[0] in own]
+    return knobs(",".join(mine), **own), ",".join(pair for pair in given if pair not in mine)
+
+
 def build(value: Any, contents: Mapping[str, Callable], path: str = "") -> Any:
     """`value` with every section in it replaced by the object that it names in `contents`.
 

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from lm_research.commands.config_flag import loaded
-from lm_research.config import knobs
+from lm_research.config import parted
 
 OWN = dict(heldout="", question=64, stride=128, longest=30)
 PUBLISHED = "length=384,batch=32,peak=5e-5,epochs=3"
@@ -30,11 +30,8 @@ PUBLISHED = "length=384,batch=32,peak=5e-5,epochs=3"
 
 def get_config(arg: str = "") -> ConfigDict:
     """Knobs: heldout (files); question, stride, longest (tokens); those of classify."""
-    given = [pair for pair in (arg or "").split(",") if pair]
-    own = [pair for pair in given if pair.partition("=")[0] in OWN]
-    knob = knobs(",".join(own), **OWN)
-    rest = ",".join([PUBLISHED, *(pair for pair in given if pair not in own)])
-    config = loaded(f"{Path(__file__).with_name('classify.py')}:{rest}").to_dict(
+    knob, rest = parted(arg, **OWN)
+    config = loaded(f"{Path(__file__).with_name('classify.py')}:{PUBLISHED},{rest}").to_dict(
         preserve_field_references=True
     )
     config["model"]["pool"] = "each"

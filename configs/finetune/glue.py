@@ -20,7 +20,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from lm_research.commands.config_flag import loaded
-from lm_research.config import knobs
+from lm_research.config import parted
 from lm_research.data import glue
 
 OWN = dict(task="cola", path="", train="train.tsv", dev="", text="", pair="", label="")
@@ -29,12 +29,9 @@ PUBLISHED = "batch=32,peak=2e-5,epochs=3"
 
 def get_config(arg: str = "") -> ConfigDict:
     """Knobs: task; path, train, dev (files); text, pair, label (columns); those of classify."""
-    given = [pair for pair in (arg or "").split(",") if pair]
-    own = [pair for pair in given if pair.partition("=")[0] in OWN]
-    knob = knobs(",".join(own), **OWN)
+    knob, rest = parted(arg, **OWN)
     task = glue.trained(knob.task)
-    rest = ",".join([PUBLISHED, *(pair for pair in given if pair not in own)])
-    config = loaded(f"{Path(__file__).with_name('classify.py')}:{rest}").to_dict()
+    config = loaded(f"{Path(__file__).with_name('classify.py')}:{PUBLISHED},{rest}").to_dict()
     columns = {
         name: int(column) if column.isdigit() else column
         for name in ("text", "pair", "label")

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from lm_research.commands.config_flag import loaded
-from lm_research.config import knobs
+from lm_research.config import parted
 
 OWN = dict(heldout="", test="", column="upos", words="", trunk_dropout=-1.0)
 AT_THE_END = 10**9  # steps, which no run has
@@ -33,10 +33,7 @@ AT_THE_END = 10**9  # steps, which no run has
 
 def get_config(arg: str = "") -> ConfigDict:
     """Knobs: heldout, test (files); column, words; trunk_dropout; those of classify."""
-    given = [pair for pair in (arg or "").split(",") if pair]
-    own = [pair for pair in given if pair.partition("=")[0] in OWN]
-    knob = knobs(",".join(own), **OWN)
-    rest = ",".join(pair for pair in given if pair not in own)
+    knob, rest = parted(arg, **OWN)
     config = loaded(f"{Path(__file__).with_name('classify.py')}:{rest}").to_dict(
         preserve_field_references=True
     )

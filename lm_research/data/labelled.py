@@ -15,15 +15,18 @@ from lm_research.data import tokenizer as tokenizers
 from lm_research.data.prepare import (
     Part,
     Prepared,
-    check_heldout,
+    check_parts,
     determined,
     held_out,
+    listed,
     prepare_once,
     prepared_facts,
     texts,
+    where,
+    with_others,
 )
 from lm_research.data.shards import replacing
-from lm_research.data.source import Source, print_of
+from lm_research.data.source import Source
 from lm_research.data.texts import PairTexts, TokenTexts, read_pairs, read_texts, write_texts
 from lm_research.data.vocabulary import Trains
 from lm_research.errors import UserError
@@ -92,12 +95,10 @@ class Labelled:
     grouped: int = 1
 
     def __post_init__(self):
-        check_heldout(self.heldout)
+        check_parts(self.heldout, self.others)
         at_least(self, "data", 1, "grouped")
         if self.numeric and self.classes:
             raise UserError("data.numeric is True and data.classes is set; scores have no classes")
-        if taken := {"train", "heldout"} & set(self.others):
-            raise UserError(f"data.others has a {min(taken)!r}; give it another name")
 
     def prepare(self, directory: Path, length: int, kept: bool = False) -> Prepared:
         """Tokenizer, shards, labels and facts, made now or found as an earlier call left them.
@@ -137,23 +138,12 @@ class Labelled:
 
     def _asked(self) -> dict[str, Any]:
         """What the prepared data hangs on."""
-        found = determined(self.source, self.tokenizer, self.heldout)
-        found["classes"] = self.classes
-        if self.numeric:
-            found["numeric"] = True
-        if prints := {name: print_of(source) for name, source in self.others.items()}:
-            found["others"] = prints
-            found["fingerprints"] = None if None in prints.values() else found["fingerprints"]
-        return found
+        found = determined(self.source, self.tokenizer, self.heldout, self.others)
+        return {**found, "classes": self.classes, **({"numeric": True} if self.numeric else {})}
 
     def _made(self, directory: Path) -> dict[str, Any]:
         """Writes tokenizer, shards and labels; what the run should say of them."""
-        parts = held_out(self.source, self.heldout)
-        for name, source in self.others.items():
-            parts[name] = source, np.arange(len(source))
-        for name, (_, places) in parts.items():
-            if not len(places):
-                raise UserError(f"the {name} part of the data has no records")
+        parts = with_others(held_out(self.source, self.heldout), self.others)
         names = PAIR if _paired(parts) else NAMES
         sources = {id(source): source for source, _ in parts.values()}
         for source in sources.values():
@@ -188,9 +178,7 @@ def check_ids(source: Source) -> None:
     for place in range(len(source)):
         own = source[place].get("id")
         if (first := seen.setdefault(own, place)) != place:
-            raise UserError(
-                f"{_where(source, place)} has the id {own!r} of {_where(source, first)}"
-            )
+            raise UserError(f"{where(source, place)} has the id {own!r} of {where(source, first)}")
 
 
 def _paired(parts: Mapping[str, Part]) -> bool:
@@ -215,14 +203,14 @@ def _labels(part: Part) -> Iterator[tuple[str, Any]]:
     source, places = part
     first = None
     for place in places.tolist():
-        label, where = source[place].get("label"), _where(source, place)
+        label, here = source[place].get("label"), where(source, place)
         if label is None or label == "":
-            raise UserError(f"{where} has no label; it takes a text and a label")
+            raise UserError(f"{here} has no label; it takes a text and a label")
         kind = _kind(label)
         first = first or kind
         if kind != first:
-            raise UserError(f"{where} has the label {label!r}, {kind}; those before it are {first}")
-        yield where, label
+            raise UserError(f"{here} has the label {label!r}, {kind}; those before it are {first}")
+        yield here, label
 
 
 def _kind(label: Any) -> str:
@@ -238,10 +226,11 @@ def _numbers(part: Part, classes: Sequence[str]) -> Iterator[int]:
       UserError: a record has no label, or that of no class; says which.
     """
     number = {name: i for i, name in enumerate(classes)}
-    for where, label in _labels(part):
+    for here, label in _labels(part):
         if str(label) not in number:
-            known = ", ".join(map(repr, classes[:10])) + (", ..." if len(classes) > 10 else "")
-            raise UserError(f"{where} has the label {str(label)!r}, of no class; they are {known}")
+            raise UserError(
+                f"{here} has the label {str(label)!r}, of no class; they are {listed(classes)}"
+            )
         yield number[str(label)]
 
 
@@ -251,17 +240,13 @@ def _scores(part: Part) -> Iterator[float]:
     Raises:
       UserError: a record has none, or one that is no number; says which.
     """
-    for where, label in _labels(part):
+    for here, label in _labels(part):
         try:
             score = float(label)
         except (TypeError, ValueError):
             score = math.nan
         if not math.isfinite(score):
             raise UserError(
-                f"{where} has the label {label!r}, which is no number; data.numeric takes numbers"
+                f"{here} has the label {label!r}, which is no number; data.numeric takes numbers"
             )
         yield score
-
-
-def _where(source: Source, place: int) -> str:
-    return source.where(place) if hasattr(source, "where") else f"record {place}"

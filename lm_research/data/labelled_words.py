@@ -12,19 +12,22 @@ import numpy as np
 from lm_research import log
 from lm_research.data import shards
 from lm_research.data import tokenizer as tokenizers
-from lm_research.data.bag import Bag
 from lm_research.data.conll import CoNLL
 from lm_research.data.prepare import (
     Part,
     Prepared,
-    check_heldout,
+    check_parts,
+    check_running,
     determined,
     held_out,
+    listed,
     prepare_once,
     prepared_facts,
+    where,
+    with_others,
 )
 from lm_research.data.shards import Shards, replacing
-from lm_research.data.source import Source, print_of, within
+from lm_research.data.source import Source, within
 from lm_research.data.texts import document, sizes
 from lm_research.data.tokenizer import Tokenizer
 from lm_research.data.vocabulary import Trains
@@ -124,9 +127,7 @@ class LabelledWords:
     others: Mapping[str, Source] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        check_heldout(self.heldout)
-        if taken := {"train", "heldout"} & set(self.others):
-            raise UserError(f"data.others has a {min(taken)!r}; give it another name")
+        check_parts(self.heldout, self.others)
 
     def prepare(self, directory: Path, length: int, kept: bool = False) -> Prepared:
         """Tokenizer, shards, labels and facts, made now or found as an earlier call left them.
@@ -165,25 +166,17 @@ class LabelledWords:
 
     def _asked(self) -> dict[str, Any]:
         """What the prepared data hangs on."""
-        found = determined(self.source, self.tokenizer, self.heldout)
-        prints = {name: print_of(source) for name, source in self.others.items()}
-        if None in prints.values():
-            found["fingerprints"] = None
-        return {**found, "classes": self.classes, "others": prints}
+        found = determined(self.source, self.tokenizer, self.heldout, self.others)
+        return {**found, "classes": self.classes}
 
     def _made(self, directory: Path) -> dict[str, Any]:
         """Writes tokenizer, shards and labels; what the run should say of them."""
-        parts = held_out(self.source, self.heldout)
-        parts |= {name: (source, np.arange(len(source))) for name, source in self.others.items()}
-        for name, (_, places) in parts.items():
-            if not len(places):
-                raise UserError(f"the {name} part of the data has no records")
+        parts = with_others(held_out(self.source, self.heldout), self.others)
         seen = (label for _, _, labels in sentences(parts["train"]) for label in labels)
         classes = self.classes or tuple(sorted(set(seen)))
         running = (" ".join(words) for _, words, _ in sentences(parts["train"]))
         tokenizer = self.tokenizer.train(running)
-        if isinstance(tokenizer, Bag):
-            raise UserError("data.tokenizer Words is a bag of words and n-grams; take BPE or Bytes")
+        check_running(tokenizer)
         tokenizer.save(directory / "tokenizer")
         facts: dict[str, Any] = {}
         for name, part in parts.items():
@@ -241,10 +234,9 @@ def _check(part: Part, classes: Sequence[str]) -> None:
     for place, words, labels in sentences(part):
         for i, label in enumerate(labels):
             if label not in known:
-                named = ", ".join(map(repr, classes[:10])) + (", ..." if len(classes) > 10 else "")
                 raise UserError(
                     f"{_where(part[0], place, i)} has the label {label!r} ({words[i]}), of no "
-                    f"class; they are {named}"
+                    f"class; they are {listed(classes)}"
                 )
 
 
@@ -281,4 +273,4 @@ def _written(
 def _where(source: Source, place: int, word: int = 0) -> str:
     if isinstance(source, CoNLL):
         return source.where(place, word)
-    return source.where(place) if hasattr(source, "where") else f"record {place}"
+    return where(source, place)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from lm_research import log
 from lm_research.config import known
 from lm_research.data import shards
+from lm_research.data.bag import Bag
 from lm_research.data.permutation import permuted
 from lm_research.data.source import Source, print_of
 from lm_research.data.tokenizer import Tokenizer
@@ -55,6 +56,17 @@ class Prepared:
         return parts[name]
 
 
+def check_parts(heldout: float | Source, others: Mapping[str, Source]) -> None:
+    """`check_heldout`; and refuses other parts under names that are taken.
+
+    Raises:
+      UserError: names it.
+    """
+    check_heldout(heldout)
+    if taken := {"train", "heldout"} & set(others):
+        raise UserError(f"data.others has a {min(taken)!r}; give it another name")
+
+
 def check_heldout(heldout: float | Source) -> None:
     """Refuses a share that holds out nothing or everything.
 
@@ -65,7 +77,12 @@ def check_heldout(heldout: float | Source) -> None:
         raise UserError(f"data.heldout is {heldout}; it takes a share between 0 and 1, or a source")
 
 
-def determined(source: Source, tokenizer: Trains, heldout: float | Source) -> dict[str, Any]:
+def determined(
+    source: Source,
+    tokenizer: Trains,
+    heldout: float | Source,
+    others: Mapping[str, Source] | None = None,
+) -> dict[str, Any]:
     """What prepared data hangs on; fingerprints of files stand for their texts."""
     given = not isinstance(heldout, float | int)
     sources = (source, heldout) if given else (source,)
@@ -73,11 +90,14 @@ def determined(source: Source, tokenizer: Trains, heldout: float | Source) -> di
     described = repr(tokenizer)
     if isinstance(tokenizer, Pretrained):
         described = tokenizer.train(()).hash
-    return {
+    further = {name: print_of(one) for name, one in (others or {}).items()}
+    known = None not in prints and None not in further.values()
+    found = {
         "tokenizer": described,
         "heldout": "given" if given else heldout,
-        "fingerprints": None if None in prints else prints,
+        "fingerprints": prints if known else None,
     }
+    return {**found, "others": further} if further else found
 
 
 def preparation(path: Path) -> dict[str, Any]:
@@ -156,6 +176,39 @@ def held_out(source: Source, heldout: float | Source) -> dict[str, Part]:
         "train": (source, np.sort(order[taken:])),
         "heldout": (source, np.sort(order[:taken])),
     }
+
+
+def with_others(parts: Mapping[str, Part], others: Mapping[str, Source]) -> dict[str, Part]:
+    """The parts of the data, and all of each further source.
+
+    Raises:
+      UserError: one has no records.
+    """
+    found = dict(parts) | {name: (one, np.arange(len(one))) for name, one in others.items()}
+    for name, (_, places) in found.items():
+        if not len(places):
+            raise UserError(f"the {name} part of the data has no records")
+    return found
+
+
+def where(source: Source, place: int) -> str:
+    """What to call a record in a message: its file and line, where the source knows them."""
+    return source.where(place) if hasattr(source, "where") else f"record {place}"
+
+
+def listed(classes: Sequence[str]) -> str:
+    """The names of classes for a message, which ends after ten."""
+    return ", ".join(map(repr, classes[:10])) + (", ..." if len(classes) > 10 else "")
+
+
+def check_running(tokenizer: Any) -> None:
+    """Refuses a tokenizer whose tokens do not follow each other as words do.
+
+    Raises:
+      UserError: it is a bag.
+    """
+    if isinstance(tokenizer, Bag):
+        raise UserError("data.tokenizer Words is a bag of words and n-grams; take BPE or Bytes")
 
 
 def texts(part: Part, name: str) -> Iterator[str]:

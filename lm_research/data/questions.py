@@ -12,19 +12,21 @@ import numpy as np
 from lm_research import log
 from lm_research.data import shards
 from lm_research.data import tokenizer as tokenizers
-from lm_research.data.bag import Bag
 from lm_research.data.frame import PairFrame
 from lm_research.data.permutation import permuted
 from lm_research.data.prepare import (
     Part,
     Prepared,
-    check_heldout,
+    check_parts,
+    check_running,
     determined,
     prepare_once,
     prepared_facts,
+    where,
+    with_others,
 )
 from lm_research.data.shards import Shards, replacing
-from lm_research.data.source import Source, print_of, within
+from lm_research.data.source import Source, within
 from lm_research.data.texts import document, sizes
 from lm_research.data.tokenizer import Tokenizer
 from lm_research.data.vocabulary import Trains
@@ -202,12 +204,10 @@ class Questions:
     others: Mapping[str, Source] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        check_heldout(self.heldout)
+        check_parts(self.heldout, self.others)
         for name in ("question", "stride"):
             if getattr(self, name) < 1:
                 raise UserError(f"data.{name} is {getattr(self, name)}; it takes 1 or more")
-        if taken := {"train", "heldout"} & set(self.others):
-            raise UserError(f"data.others has a {min(taken)!r}; give it another name")
 
     def prepare(self, directory: Path, length: int, kept: bool = False) -> Prepared:
         """Tokenizer, shards, answers and facts, made now or found as an earlier call left them.
@@ -248,23 +248,15 @@ class Questions:
 
     def _asked(self) -> dict[str, Any]:
         """What the prepared data hangs on."""
-        found = determined(self.source, self.tokenizer, self.heldout)
-        prints = {name: print_of(source) for name, source in self.others.items()}
-        if None in prints.values():
-            found["fingerprints"] = None
-        return {**found, "others": prints}
+        return determined(self.source, self.tokenizer, self.heldout, self.others)
 
     def _made(self, directory: Path) -> dict[str, Any]:
         """Writes tokenizer, shards and answers; what the run should say of them."""
-        parts = _parts(self.source, self.heldout)
-        parts |= {name: (source, np.arange(len(source))) for name, source in self.others.items()}
-        for name, part in parts.items():
-            if not len(part[1]):
-                raise UserError(f"the {name} part of the data has no records")
+        parts = with_others(_parts(self.source, self.heldout), self.others)
+        for part in parts.values():
             _check(part)
         tokenizer = self.tokenizer.train(_running(parts["train"]))
-        if isinstance(tokenizer, Bag):
-            raise UserError("data.tokenizer Words is a bag of words and n-grams; take BPE or Bytes")
+        check_running(tokenizer)
         tokenizer.save(directory / "tokenizer")
         facts: dict[str, Any] = {}
         for name, part in parts.items():
@@ -297,16 +289,15 @@ def _check(part: Part) -> None:
     Raises:
       UserError: says which.
     """
-    for where, record in _records(part):
+    for here, record in _records(part):
         if not record["answers"] and not record["impossible"]:
-            raise UserError(f"{where} has no answer, and is not said to be impossible")
+            raise UserError(f"{here} has no answer, and is not said to be impossible")
 
 
 def _records(part: Part) -> Iterator[tuple[str, dict[str, Any]]]:
     source, places = part
     for place in places.tolist():
-        where = source.where(place) if hasattr(source, "where") else f"record {place}"
-        yield where, source[place]
+        yield where(source, place), source[place]
 
 
 def _running(part: Part) -> Iterator[str]:
@@ -326,12 +317,12 @@ def _written(directory: Path, name: str, part: Part, tokenizer: Tokenizer) -> di
     context = [numbers.setdefault(record["context"], len(numbers)) for _, record in records]
     encoded = tokenizer.encode_spans(list(numbers))
     answers = np.full((len(records), 2), NONE, np.int32)
-    for i, (where, record) in enumerate(records):
+    for i, (here, record) in enumerate(records):
         if record["answers"]:
             text, start = record["answers"][0]
             answers[i] = covering(encoded[context[i]][1], start, start + len(text))
             if answers[i, 0] > answers[i, 1]:
-                raise UserError(f"{where} has the answer {text!r}, of which there are no tokens")
+                raise UserError(f"{here} has the answer {text!r}, of which there are no tokens")
     asked = (record["question"] for _, record in records)
     shards.write(directory / ASKED.format(name), asked, tokenizer)
     pairs = ((text, ids) for text, (ids, _) in zip(numbers, encoded))

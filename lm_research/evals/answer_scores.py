@@ -5,18 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 
-from lm_research import mesh, metrics
-from lm_research.data import pipeline
 from lm_research.data.questions import AnswerWindows
 from lm_research.errors import UserError
 from lm_research.evals.answers import judged
+from lm_research.evals.every_record import every_record
 from lm_research.infer.answer import BEST, LONGEST, Answer, ranked, spans
-from lm_research.layers import shard
 from lm_research.objectives import Span
-from lm_research.objectives.classify import read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,28 +51,19 @@ class AnswerScores:
         Raises:
           UserError: the data has no such part, or no questions.
         """
-        rows, source = self.batch or size, data.part(self.part)
-        mesh.check_batch(rows, "the evaluation batch")
+        source = data.part(self.part)
         if not isinstance(objective, Span) or not isinstance(source, AnswerWindows):
             raise UserError(
                 "the evaluator AnswerScores judges answers; it takes data=Questions and "
                 "objective=Span"
             )
 
-        @jax.jit(static_argnums=0)
-        def scored(model, params, batch):
-            scores = read(model, params, batch)
-            # Every host has a part of the rows, and gets them all.
-            return objective.loss(scores, batch), shard(scores, (None, None, None))
+        kept = lambda scores, batch: (scores,)
+        window = lambda i, scores: self._spans(source, i, scores)
+        run = every_record(objective, source, self.batch or size, kept, window)
 
         def evaluate(model: nn.Module, params: Any) -> dict[str, float]:
-            total, windows = None, []
-            processes = jax.process_index(), jax.process_count()
-            for batch in pipeline.heldout_batches(source, objective, rows, processes):
-                means, scores = scored(model, params, mesh.place(batch))
-                total = means if total is None else metrics.add(total, means)
-                for row in np.asarray(scores)[: len(source) - len(windows)]:
-                    windows.append(self._spans(source, len(windows), row))
+            means, windows = run(model, params)
             answers = self._answers(source, windows)
             questions = source.texts["questions"]
             found = judged(
@@ -85,7 +72,7 @@ class AnswerScores:
                 [answer.difference for answer in answers],
                 self.threshold,
             )
-            return {"loss": float(total["loss"].value()), **found}
+            return {"loss": means["loss"], **found}
 
         return evaluate
 

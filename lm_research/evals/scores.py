@@ -5,16 +5,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
-import jax
 import numpy as np
 
-from lm_research import mesh, metrics
-from lm_research.data import pipeline
 from lm_research.errors import UserError
 from lm_research.evals import agreement
-from lm_research.layers import shard
+from lm_research.evals.every_record import every_record
 from lm_research.objectives import Regress
-from lm_research.objectives.classify import read
 
 Metric = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
 OF_NUMBERS = {"pearson": agreement.pearson, "spearman": agreement.spearman}
@@ -60,30 +56,14 @@ class Scores:
         Raises:
           UserError: the data has no such part, or a metric is not of such labels.
         """
-        rows = self.batch or size
-        mesh.check_batch(rows, "the evaluation batch")
         source, measured = data.part(self.part), self._measured(objective, data.classes)
-
-        @jax.jit(static_argnums=0)
-        def scored(model, params, batch):
-            scores = read(model, params, batch)
-            whole = scores, batch["label"], batch["weights"]
-            # Every host has a part of the rows, and gets them all.
-            whole = tuple(shard(x, (None,) * x.ndim) for x in whole)
-            return objective.loss(scores, batch), whole
+        kept = lambda scores, batch: (scores, batch["label"])
+        run = every_record(objective, source, self.batch or size, kept, lambda i, *row: row)
 
         def evaluate(model: nn.Module, params: Any) -> dict[str, float]:
-            total, found = None, []
-            processes = jax.process_index(), jax.process_count()
-            for batch in pipeline.heldout_batches(source, objective, rows, processes):
-                means, whole = scored(model, params, mesh.place(batch))
-                total = means if total is None else metrics.add(total, means)
-                found.append(whole)
-            scores, labels, weights = (
-                np.concatenate(list(map(np.asarray, x))) for x in zip(*found)
-            )
-            numbers = {name: float(mean.value()) for name, mean in total.items()}
-            own = measured(scores[weights > 0], labels[weights > 0])
+            numbers, rows = run(model, params)
+            scores, labels = map(np.stack, zip(*rows))
+            own = measured(scores, labels)
             return {**numbers, **own, "score": float(np.mean(list(own.values())))}
 
         return evaluate

@@ -7,16 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 
-from lm_research import mesh, metrics
-from lm_research.data import pipeline
 from lm_research.data.labelled_words import WordTexts
 from lm_research.errors import UserError
-from lm_research.layers import shard
+from lm_research.evals.every_record import every_record
 from lm_research.objectives import Tag
-from lm_research.objectives.classify import read
 
 OUTSIDE = "O"
 CHUNKED = re.compile(r"O|[BIES]-.+")  # how labels say that words are parts of entities
@@ -53,9 +49,7 @@ class WordScores:
         Raises:
           UserError: the data has no such part, or no words; or seqeval is needed and not there.
         """
-        rows, classes = self.batch or size, data.classes
-        mesh.check_batch(rows, "the evaluation batch")
-        source = data.part(self.part)
+        source, classes = data.part(self.part), data.classes
         if not isinstance(objective, Tag) or not isinstance(source, WordTexts):
             raise UserError(
                 "the evaluator WordScores judges words; it takes data=LabelledWords and "
@@ -66,21 +60,13 @@ class WordScores:
         baseline = data.facts.get(f"{self.part}_most_frequent")
         beside = {} if baseline is None else {"most_frequent": baseline}
 
-        @jax.jit(static_argnums=0)
-        def scored(model, params, batch):
-            scores = read(model, params, batch)
-            # Every host has a part of the rows, and gets them all.
-            return objective.loss(scores, batch), shard(scores.argmax(-1), (None, None))
+        kept = lambda scores, batch: (scores.argmax(-1),)
+        labels = lambda i, told: _labels(source, i, told, classes)
+        run = every_record(objective, source, self.batch or size, kept, labels)
 
         def evaluate(model: nn.Module, params: Any) -> dict[str, float]:
-            total, told = None, []
-            processes = jax.process_index(), jax.process_count()
-            for batch in pipeline.heldout_batches(source, objective, rows, processes):
-                means, found = scored(model, params, mesh.place(batch))
-                total = means if total is None else metrics.add(total, means)
-                told += list(np.asarray(found))
-            sentences = [_labels(source, i, told[i], classes) for i in range(len(source))]
-            numbers = {"loss": float(total["loss"].value())}
+            means, sentences = run(model, params)
+            numbers = {"loss": means["loss"]}
             numbers |= judged(*zip(*sentences), classes)
             return {**numbers, **beside, "score": numbers.get("f1", numbers["accuracy"])}
 

@@ -32,8 +32,7 @@ class Classify:
     likelihood: ClassVar[bool] = False
 
     def __post_init__(self):
-        if not 0 <= self.smoothing < 1:
-            raise ValueError(f"smoothing is {self.smoothing}; it takes a share from 0 on, below 1")
+        check_smoothing(self.smoothing)
 
     def refusal(self, model: nn.Module) -> str:
         """Why this cannot train `model`; empty where it can."""
@@ -58,18 +57,33 @@ class Classify:
 
     def loss(self, scores: Array, batch: dict[str, Array]) -> dict[str, Mean]:  # [B, classes]
         """What `measure` says of scores."""
-        weights = batch["weights"]
-        each = -jax.nn.log_softmax(scores)
-        own = jnp.take_along_axis(each, batch["label"][:, None], 1)[:, 0]
-        loss = (1 - self.smoothing) * own + self.smoothing * each.mean(1)
-        right = scores.argmax(1) == batch["label"]
-        measured = {
-            name: Mean((x * weights).sum(), weights.sum())
-            for name, x in (("loss", loss), ("accuracy", right), ("cross_entropy", own))
-        }
-        if not self.smoothing:
-            measured.pop("cross_entropy")
-        return measured
+        return class_loss(scores, batch["label"], batch["weights"], self.smoothing)
+
+
+def check_smoothing(smoothing: float) -> None:
+    """Refuses what is no share.
+
+    Raises:
+      ValueError: names it.
+    """
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing is {smoothing}; it takes a share from 0 on, below 1")
+
+
+def class_loss(
+    scores: Array,  # [..., classes]
+    labels: Array,  # [...]
+    weights: Array,  # [...]
+    smoothing: float,
+) -> dict[str, Mean]:
+    """Weighted cross-entropy of classes, in nats, and how many are the likeliest."""
+    each = -jax.nn.log_softmax(scores)
+    own = jnp.take_along_axis(each, labels[..., None], -1)[..., 0]
+    loss = (1 - smoothing) * own + smoothing * each.mean(-1)
+    found = {"loss": loss, "accuracy": scores.argmax(-1) == labels}
+    if smoothing:
+        found["cross_entropy"] = own
+    return {name: Mean((x * weights).sum(), weights.sum()) for name, x in found.items()}
 
 
 def refusal(model: nn.Module) -> str:

@@ -5,11 +5,16 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lm_research.metrics import Mean
-from lm_research.objectives.classify import filled, read, refusal_of_each
+from lm_research.objectives.classify import (
+    check_smoothing,
+    class_loss,
+    filled,
+    read,
+    refusal_of_each,
+)
 
 Array = jax.Array
 
@@ -31,8 +36,7 @@ class Tag:
     likelihood: ClassVar[bool] = False
 
     def __post_init__(self):
-        if not 0 <= self.smoothing < 1:
-            raise ValueError(f"smoothing is {self.smoothing}; it takes a share from 0 on, below 1")
+        check_smoothing(self.smoothing)
 
     def refusal(self, model: nn.Module) -> str:
         """Why this cannot train `model`; empty where it can."""
@@ -59,15 +63,4 @@ class Tag:
 
     def loss(self, scores: Array, batch: dict[str, Array]) -> dict[str, Mean]:
         """What `measure` says of scores [B, T, classes]."""
-        weights = batch["weights"]
-        each = -jax.nn.log_softmax(scores)
-        own = jnp.take_along_axis(each, batch["labels"][..., None], -1)[..., 0]
-        loss = (1 - self.smoothing) * own + self.smoothing * each.mean(-1)
-        right = scores.argmax(-1) == batch["labels"]
-        measured = {
-            name: Mean((x * weights).sum(), weights.sum())
-            for name, x in (("loss", loss), ("accuracy", right), ("cross_entropy", own))
-        }
-        if not self.smoothing:
-            measured.pop("cross_entropy")
-        return measured
+        return class_loss(scores, batch["labels"], batch["weights"], self.smoothing)

@@ -281,10 +281,9 @@ def next_event(x: Experiment, step: int) -> int:
 def _completed_by(resolved: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
     """The config with what data told the model of a stored one, where it does not say so itself."""
     model = stored.get("model", {})
-    vocab = {"vocab": model.get("trunk", model).get("vocab")}
-    completed = with_told(resolved["model"], **vocab)
-    told = {name: model[name] for name in ("classes",) if name in model}
-    return {**resolved, "model": {**told, **completed}}
+    told = {"classes": model["classes"]} if "classes" in model else {}
+    vocab = model.get("trunk", model).get("vocab")
+    return {**resolved, "model": {**told, **with_told(resolved["model"], vocab)}}
 
 
 def with_told(model: Mapping[str, Any], vocab: int) -> dict[str, Any]:

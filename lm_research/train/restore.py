@@ -166,8 +166,8 @@ def given(model: nn.Module, loaded: Loaded) -> tuple[Any, dict[str, Any]]:
     Raises:
       UserError: a parameter has another shape, or one of a trunk is missing.
     """
-    has = tree.named_leaves(loaded.params)
-    wanted = tree.named_leaves(tree.unboxed(abstract(model)))
+    has, shapes = tree.named_leaves(loaded.params), tree.unboxed(abstract(model))
+    wanted = tree.named_leaves(shapes)
     taken = {name: _source(name, has) for name in wanted}
     drawn = [name for name, source in taken.items() if source is None]
     if isinstance(model, TextClassifier):
@@ -183,9 +183,7 @@ def given(model: nn.Module, loaded: Loaded) -> tuple[Any, dict[str, Any]]:
                 f"init has {source} as {list(has[source].shape)}; "
                 f"the model needs {list(wanted[name].shape)}"
             )
-    params = tree.map_named(
-        lambda name, _: None if name in drawn else has[taken[name]], tree.unboxed(abstract(model))
-    )
+    params = tree.map_named(lambda name, _: None if name in drawn else has[taken[name]], shapes)
     left = sorted(set(has) - {source for source in taken.values() if source is not None})
     told = {"drawn": drawn, "let_be": left}
     if drawn:
