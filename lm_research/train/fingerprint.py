@@ -23,17 +23,16 @@ def fingerprint(state: Tree) -> dict[str, str]:
     leaves = tree.named_leaves(state)
     shardings = (getattr(leaf, "sharding", None) for leaf in leaves.values())
     mesh = next((s.mesh for s in shardings if isinstance(s, jax.sharding.NamedSharding)), None)
-    sums = np.asarray(_summing(mesh)(list(leaves.values())))
-    return {name: f"{first:08x}{second:08x}" for name, (first, second) in zip(leaves, sums)}
+    summing = _summing(mesh)  # leaves of one shape, as moments and their parameter, share a program
+    sums = {name: summing(leaf) for name, leaf in leaves.items()}
+    return {name: "{:08x}{:08x}".format(*np.asarray(words)) for name, words in sums.items()}
 
 
 @functools.lru_cache
 def _summing(mesh: Any) -> Any:
-    """The jitted sums of a list of leaves, whole on every device of `mesh`."""
+    """The jitted sums of a leaf, whole on every device of `mesh`."""
     everywhere = None if mesh is None else jax.sharding.NamedSharding(mesh, jax.P())
-    return jax.jit(
-        lambda leaves: jnp.stack([_sums(leaf) for leaf in leaves]), out_shardings=everywhere
-    )
+    return jax.jit(_sums, out_shardings=everywhere)
 
 
 def _sums(leaf: Array) -> Array:

@@ -16,6 +16,7 @@ import optax
 from flax import struct
 
 from lm_research import mesh, metrics, tree
+from lm_research.hub.names import abstract
 from lm_research.models.initial import initial
 from lm_research.train.experiment import Experiment
 from lm_research.weights.lora import begun
@@ -56,8 +57,9 @@ class Trainer:
         Raises:
           UserError: an axis does not divide over the mesh.
         """
-        key = jax.random.key(0)
-        split = jax.eval_shape(lambda k: self.experiment.weights.split(self.params(k), k), key)
+        split = jax.eval_shape(
+            self.experiment.weights.split, abstract(self.experiment.model), jax.random.key(0)
+        )
         trained, held = mesh.placed_shapes(split)
         state = jax.eval_shape(self._state, trained, held)
         everywhere = jax.sharding.NamedSharding(jax.sharding.get_mesh(), jax.P())
