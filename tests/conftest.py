@@ -35,7 +35,7 @@ import grain
 import jax
 import pytest
 
-from lm_research import log
+from lm_research import curves, log
 
 DEFINED = set(flags.FLAGS)  # by absl and Grain, on import
 
@@ -49,12 +49,19 @@ def pytest_unconfigure():
 @pytest.fixture(scope="module", autouse=True)
 def programs(request):
     """Those that a module has compiled go with it; layers round as their users' do."""
-    layers = request.path.parent.name == "layers"
+    optimized = request.path.parent.name == "layers" or request.path.stem == "test_sample"
     quick = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
-    jax.config.update("jax_disable_most_optimizations", quick and not layers)
+    jax.config.update("jax_disable_most_optimizations", quick and not optimized)
     yield
     jax.config.update("jax_disable_most_optimizations", quick)
     jax.clear_caches()  # thousands of programs in one process exhaust its memory maps
+
+
+@pytest.fixture(autouse=True)
+def plain_pages(request, monkeypatch):
+    """Pages of runs have no curves, which take longer to draw than tiny runs; those of logs do."""
+    if request.path.stem != "test_log":
+        monkeypatch.setattr(curves, "drawn", lambda *_: [])
 
 
 @pytest.fixture

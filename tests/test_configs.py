@@ -88,6 +88,7 @@ SHRUNK = {
     "shakespeare_char": ("width=16,layers=1,length=16,batch=8,steps=4,dispatch=1", {}),
     "xlnet": ("vocab=257,width=16,layers=1,heads=2,length=16,batch=8,steps=4", {}),
 }
+RESUMED = "quickstart", "electra", "finetune/classify", "translation"  # whose states are unlike
 FIELDS = {"log.tensorboard": False, "log.samples.every": 0}
 # A run of four steps stops after two of them and at the end, and saves there.
 FIELDS |= {"checkpoint.every": 4, "evals.heldout.every": 4, "batch.steps_per_dispatch": 1}
@@ -103,6 +104,7 @@ def shrunk(name, directory):
     config = config_flag.loaded(f"{CONFIGS / name.partition(':')[0]}.py:{knobs}")
     config.update_from_flattened_dict({**FIELDS, **fields})
     text = str(directory / "text.txt")
+    (directory / "text.txt").write_text("The cat sat. A bird flew over it, and over me.\n" * 40)
     (directory / "table.tsv").write_text("text\tlabel\n" + "good\tyes\nbad and so\tno\n" * 20)
     (directory / "words.conll").write_text("A B-X\ncat I-X\nsat O\n\n" * 40)
     context, answer = "The cat sat on the mat, and slept.", {"text": "cat", "answer_start": 4}
@@ -128,9 +130,8 @@ def test_every_config_is_here():
     assert found == {name.partition(":")[0] for name in SHRUNK}
 
 
-@pytest.mark.parametrize("name", SHRUNK)
-def test_trains_resumes_and_generates_scores_or_classifies(name, tmp_path, monkeypatch):
-    (tmp_path / "text.txt").write_text("The cat sat. A bird flew over it, and over me.\n" * 40)
+@pytest.mark.parametrize("name", RESUMED)
+def test_resumes(name, tmp_path, monkeypatch):
     workdir, draws, draw = tmp_path / "run", [], loop.draw
 
     def stopping(*arguments):
@@ -143,6 +144,12 @@ def test_trains_resumes_and_generates_scores_or_classifies(name, tmp_path, monke
     config = shrunk(name, tmp_path)
     assert loop.train(config, workdir) == loop.RESUME and len(draws) == 2
     assert loop.train(config, workdir) == 0 and len(draws) == 4  # the third step and the fourth
+
+
+@pytest.mark.parametrize("name", SHRUNK)
+def test_trains_and_generates_scores_or_classifies(name, tmp_path):
+    workdir = tmp_path / "run"
+    assert loop.train(shrunk(name, tmp_path), workdir) == 0
     with mesh.single():
         loaded = open_checkpoint(workdir)
         prompt = loaded.tokenizer.prompt("The cat")
