@@ -23,7 +23,7 @@ def theirs(tmp_path_factory):
     given = transformers.BertConfig(vocab_size=96, max_position_embeddings=64, **sizes)
     model = transformers.BertForMultipleChoice(given).eval()
     for parameter in model.parameters():
-        parameter.data.normal_(0, 0.15)
+        parameter.data.normal_(0, 0.4)
     directory = tmp_path_factory.mktemp("theirs")
     model.save_pretrained(directory)
     return model, directory
@@ -56,7 +56,7 @@ def test_loss_scores_and_gradient_are_theirs(theirs, ours):
     )
     want = theirs[0](**{name: torch.tensor(rows[own]).long() for name, own in given.items()})
     want.loss.backward()
-    assert float(want.logits.std()) > 0.1
+    assert want.logits.detach().numpy().std() > 0.1
 
     @jax.jit
     def total(params):
