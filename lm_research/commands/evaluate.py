@@ -202,7 +202,8 @@ def _of_alike(path: Path, loaded: Any, values: flags.FlagValues, scratch: Path) 
     tokenizer = {"kind": "Pretrained", "path": str(tokenizer_directory(path))}
     section = {**stored["data"], "source": source, "heldout": source, "tokenizer": tokenizer}
     section |= {"others": {}} if "others" in section else {}
-    if stored["data"]["kind"] != "Questions" and not stored["data"].get("numeric"):
+    named = stored["data"]["kind"] in ("Labelled", "LabelledWords")
+    if named and not stored["data"].get("numeric"):
         section["classes"] = list(loaded.model.classes)
     objective = part(stored, "objective")
     if values.length is not None:

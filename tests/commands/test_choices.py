@@ -71,6 +71,7 @@ def test_a_run_chooses(checkpoint, command, questions, tmp_path):
     right = np.mean([row["number"] == answer for row, (*_, answer) in zip(rows, ROWS)])
     assert status == 0 and np.isclose(numbers(out)["accuracy"], right, atol=1e-4), err
     for arguments, words in (
+        (["evaluate", given, f"--paths={questions}"], "is no run with files of its own"),
         (["predict", given, "--text=a", "--choice=b"], "has 1 choices; it takes two or more"),
         (["predict", given, "--text=a"], "predict takes one question from --text"),
         (["evaluate", given, "--choices=no.csv"], "there is no file no.csv"),
