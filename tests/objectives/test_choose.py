@@ -56,7 +56,7 @@ def test_loss_scores_and_gradient_are_theirs(theirs, ours):
     )
     want = theirs[0](**{name: torch.tensor(rows[own]).long() for name, own in given.items()})
     want.loss.backward()
-    assert want.logits.detach().numpy().std() > 0.1
+    assert want.logits.detach().numpy().std() > 0.01
 
     @jax.jit
     def total(params):
