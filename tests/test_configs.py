@@ -14,6 +14,7 @@ from lm_research.commands import config_flag
 from lm_research.data import glue
 from lm_research.infer import generate, score
 from lm_research.infer.answer import answer
+from lm_research.infer.choose import choose
 from lm_research.infer.classify import classify
 from lm_research.infer.tag import tag
 from lm_research.models import gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3, t5
@@ -53,6 +54,8 @@ SHRUNK = {
         "width=16,layers=1,heads=2,vocab=261,length=16,batch=8,epochs=1",
         {"data.heldout": 0.2},
     ),
+    "finetune/classify:t5": (f"family=t5,{HEAD},length=16,epochs=0.8", {"data.heldout": 0.2}),
+    "finetune/choose": (f"{HEAD},length=16,epochs=1", {"data.heldout": 0.2}),
     "finetune/data_to_text": (
         "width=16,layers=1,vocab=257,length=24,batch=8,epochs=0.88",
         {"evals.written.limit": 2},
@@ -111,7 +114,9 @@ def shrunk(name, directory):
     asked = [{"id": str(i), "question": "Who?", "answers": [answer]} for i in range(20)]
     contexts = [{"context": f"{context} {q['id']}", "qas": [q]} for q in asked]
     (directory / "squad.json").write_text(json.dumps({"data": [{"paragraphs": contexts}]}))
+    (directory / "arc.csv").write_text("Who sat?,a cat,a mat,A\nWho?,a,b,me,,C\n" * 20)
     names = {"Labelled": "table.tsv", "LabelledWords": "words.conll", "Questions": "squad.json"}
+    names["Choices"] = "arc.csv"
     paths = {kind: str(directory / name) for kind, name in names.items()}
     paths["Parallel"] = f"{text},{text}"
     files(config.data.source).paths = paths.get(config.data.kind, text)
@@ -161,6 +166,10 @@ def test_trains_and_generates_scores_or_classifies(name, tmp_path):
             else:
                 [[(label, chance)]] = tag(*given, [["cat"]])
                 assert label in loaded.model.classes and 1 / 3 <= chance <= 1
+        elif getattr(loaded.model, "classes", None) == ("choice",):
+            question = dict(question="Who?", choices=["a cat", "me", "nobody"])
+            [told] = choose(loaded.model, loaded.params, loaded.tokenizer, [question])
+            assert told.shape == (3,) and np.isclose(told.sum(), 1)
         elif getattr(loaded.model, "classes", None):
             assert np.allclose(classify(loaded.model, loaded.params, [prompt]).sum(), 1)
         elif getattr(loaded.model, "continues", True):
@@ -182,6 +191,10 @@ def test_trains_and_generates_scores_or_classifies(name, tmp_path):
         "finetune/classify.py:family=gpt2,size=small",
         *(f"finetune/glue.py:task={task},path=." for task in glue.TASKS if task != "ax"),
         "finetune/glue.py:task=mnli",
+        *(f"finetune/classify.py:family={family},size=base" for family in ("t5", "bart")),
+        "finetune/choose",
+        "finetune/choose.py:heldout=dev.csv,test=test.csv,flawed=true,family=gpt2",
+        "finetune/choose.py:tfds=ai2_arc/ARC-Easy",
         "finetune/classify.py:weights=last,count=0",
         "finetune/classify.py:weights=lora,layerwise=0.9",
         "finetune/answer",
@@ -222,7 +235,7 @@ def test_as_published_is_an_experiment(argument):
     from lm_research.train.journal import check_samples
 
     config = config_flag.loaded(str(CONFIGS / argument) + ("" if ":" in argument else ".py"))
-    own = "Parallel", "Labelled", "LabelledWords", "Questions"
+    own = "Parallel", "Labelled", "LabelledWords", "Questions", "Choices"
     if config.data.kind in own and config.data.source.kind != "TFDS" and "corpus" not in argument:
         files(config.data.source).paths = "pairs.tsv"  # the user's own
     given = timed(completed(config), config.steps or 1000)

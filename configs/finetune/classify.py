@@ -5,13 +5,16 @@
     python -m lm_research predict --checkpoint=runs/sentiment --text='a film to remember'
     python -m lm_research convert --source=runs/sentiment --target=BertForSequenceClassification
 
-`init` is a Hugging Face directory or a run of ours, an encoder or a decoder; without it, a model of
-the knobs `family` and `size` begins from nothing. Tables are .tsv, .csv or .jsonl with a text and a
-label, and with the knob `pair` a second text, in columns that the knobs name (or number, where
-files do not name them). Without a knob `heldout`, a tenth of the texts is held out. The run keeps
-the parameters that are best on them and stops when they have not become better for `patience`
-evaluations. With `--config.data.grouped=50` texts of like length share a batch: less of it is
-padding.
+`init` is a Hugging Face directory or a run of ours, an encoder, a decoder or an encoder-decoder;
+without it, a model of the knobs `family` and `size` begins from nothing. An encoder is asked for
+its first token and a decoder for its last; an encoder-decoder (`family=t5`) learns to write the
+name of the class, and tells the one that it finds likeliest.
+
+Tables are .tsv, .csv or .jsonl with a text and a label, and with the knob `pair` a second text, in
+columns that the knobs name (or number, where files do not name them). Without a knob `heldout`, a
+tenth of the texts is held out. The run keeps the parameters that are best on them and stops when
+they have not become better for `patience` evaluations. With `--config.data.grouped=50` texts of
+like length share a batch: less of it is padding.
 
 How much is trained is the knob `weights`: full; embedding, all but a frozen one; last, as many
 layers as the knob `count` says, 0 being a head on frozen features; or lora, of the knob `rank`.
@@ -22,7 +25,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from lm_research.config import knobs, known
-from lm_research.models.sizes import sized
+from lm_research.models.sizes import ENCODER_DECODERS, sized
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -68,6 +71,8 @@ def get_config(arg: str = "") -> ConfigDict:
         heads=knob.heads,
         length=knob.length,
     )
+    if knob.family in ENCODER_DECODERS:  # which have no head to drop out of
+        trunk["dropout"] = knob.dropout
     weights = dict(
         full=dict(kind="Full"),
         embedding=dict(kind="Part", held="embedding/table"),
@@ -79,7 +84,7 @@ def get_config(arg: str = "") -> ConfigDict:
         dict(
             model=dict(
                 kind="Classifier",
-                trunk=dict(**trunk, vocab=placeholder(int), dtype=knob.dtype),
+                trunk=dict(trunk, vocab=placeholder(int), dtype=knob.dtype),
                 classes=placeholder(tuple),
                 pool=placeholder(str),
                 activation="auto",
@@ -106,7 +111,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 clip=1.0,
                 layerwise=knob.layerwise,
             ),
-            evals=dict(heldout=dict(kind="HeldOut", every=often, batch=64)),
+            evals=dict(heldout=dict(kind="Scores", every=often, batch=64)),
             mesh=dict(data=-1, fsdp=1, tensor=1),
             seed=0,
             steps=placeholder(int),

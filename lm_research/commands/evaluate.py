@@ -8,7 +8,7 @@ from absl import flags
 
 
 def define() -> None:
-    """--checkpoint, --paths, --part, --length, --batch, --dtype; what to write and judge."""
+    """--checkpoint, --paths, --choices, --part, --length, --batch, --dtype; what to write."""
     flags.DEFINE_string("checkpoint", None, "a run's directory or a Hugging Face directory")
     flags.DEFINE_string(
         "paths",
@@ -17,6 +17,13 @@ def define() -> None:
         "parallel files), or for a run that tells classes, labels or answers files like those it "
         "was trained on; by default the run's held-out text",
     )
+    flags.DEFINE_string(
+        "choices",
+        None,
+        "files of questions with choices (see MultipleChoice), of which a language model takes the "
+        "likeliest, and a run that chooses the one of the highest score",
+    )
+    flags.DEFINE_bool("flawed", False, "leave out rows of --choices that are no such questions")
     flags.DEFINE_string(
         "part", None, "of the run's data: heldout, or one of its data.others; by default each"
     )
@@ -46,6 +53,8 @@ def run(values: flags.FlagValues) -> None:
     with mesh.single(), tempfile.TemporaryDirectory() as scratch:
         loaded = open_checkpoint(values.checkpoint, dtype=values.dtype)
         path = Path(values.checkpoint)
+        if values.choices is not None:
+            return _choices(values, loaded, Path(scratch))
         if values.paths is None:
             objective, data = _of_run(path, loaded, values.length)
         elif getattr(loaded.model, "classes", None):
@@ -81,6 +90,35 @@ def run(values: flags.FlagValues) -> None:
         print(f"{name} by {signature}")
     if values.output is not None:
         log.write_text(Path(values.output), "".join(f"{text}\n" for text in write.outputs))
+
+
+def _choices(values: flags.FlagValues, loaded: Any, scratch: Path) -> None:
+    """Prints how many of the questions of --choices are answered right."""
+    import types
+
+    from lm_research.data import Choices, MultipleChoice
+    from lm_research.data.choices import CLASSES
+    from lm_research.errors import UserError
+    from lm_research.evals import ChoiceScores, Scores
+    from lm_research.objectives import Choose
+
+    for name in ("paths", "part", "metrics"):
+        if values[name].present:
+            raise UserError(f"--choices are judged by themselves; leave out --{name}")
+    if loaded.tokenizer is None:
+        raise UserError("the checkpoint has no tokenizer, so it cannot read text")
+    source = MultipleChoice(values.choices, "leave out" if values.flawed else "refuse")
+    if tuple(getattr(loaded.model, "classes", None) or ()) == CLASSES:
+        given = types.SimpleNamespace(train=lambda texts: loaded.tokenizer)
+        objective = Choose(values.length or loaded.context or loaded.model.context or 512)
+        data = Choices(source, given, source).prepare(scratch / "choices", objective.length)
+        judge = Scores(every=1)
+    else:
+        objective, data = None, types.SimpleNamespace(tokenizer=loaded.tokenizer)
+        judge = ChoiceScores(every=1, source=source)
+    numbers = judge.bind(objective, data, values.batch)(loaded.model, loaded.params)
+    for name, value in numbers.items():
+        print(f"{name.replace('_', ' ')}: {value:.4f}")
 
 
 def _judges(path: Path, part: str | None) -> list:
@@ -164,7 +202,8 @@ def _of_alike(path: Path, loaded: Any, values: flags.FlagValues, scratch: Path) 
     tokenizer = {"kind": "Pretrained", "path": str(tokenizer_directory(path))}
     section = {**stored["data"], "source": source, "heldout": source, "tokenizer": tokenizer}
     section |= {"others": {}} if "others" in section else {}
-    if stored["data"]["kind"] != "Questions" and not stored["data"].get("numeric"):
+    named = stored["data"]["kind"] in ("Labelled", "LabelledWords")
+    if named and not stored["data"].get("numeric"):
         section["classes"] = list(loaded.model.classes)
     objective = part(stored, "objective")
     if values.length is not None:

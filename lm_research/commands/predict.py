@@ -7,7 +7,7 @@ from absl import flags
 
 
 def define() -> None:
-    """--checkpoint, --text, --pair, --input, --output, --threshold, --glue."""
+    """--checkpoint, --text, --pair, --choice, --input, --output, --threshold, --glue."""
     flags.DEFINE_string("checkpoint", None, "a run's directory or a Hugging Face directory")
     flags.DEFINE_multi_string(
         "text",
@@ -18,19 +18,27 @@ def define() -> None:
     flags.DEFINE_multi_string(
         "pair", [], "the second text of each --text, where it takes pairs; the question's context"
     )
+    flags.DEFINE_multi_string(
+        "choice",
+        [],
+        "an answer that the question in --text may have; repeated, two or more. A run that chooses "
+        "tells which is right, and a language model which is likeliest",
+    )
     flags.DEFINE_string(
         "input",
         None,
         '{"text": "..."}, {"text": "...", "pair": "..."}, {"words": [...]} or {"tokens": [...]} '
-        "per line; questions also as SQuAD's .json; with --glue a folder with the task's test "
-        "files, or TFDS by default",
+        "per line; questions also as SQuAD's .json, those with choices as ARC's .csv or PIQA's "
+        ".jsonl, whose answers need not be there; with --glue a folder with the task's test files, "
+        "or TFDS by default",
     )
     flags.DEFINE_string(
         "output",
         None,
-        '{"class": ..., "probabilities": {...}}, {"score": ...}, {"words": ..., "labels": ...} or '
-        '{"answer": ...} per line; of questions in SQuAD\'s JSON {"ID": "ANSWER", ...}, as its '
-        "evaluation takes them; by default a line is printed for each; with --glue a folder",
+        '{"class": ..., "probabilities": {...}}, {"score": ...}, {"words": ..., "labels": ...}, '
+        '{"choice": ..., "number": ..., "probabilities": [...]} or {"answer": ...} per line; of '
+        'questions in SQuAD\'s JSON {"ID": "ANSWER", ...}, as its evaluation takes them; by '
+        "default a line is printed for each; with --glue a folder",
     )
     flags.DEFINE_float(
         "threshold",
@@ -54,10 +62,11 @@ def run(values: flags.FlagValues) -> None:
     if values.glue is not None:
         return _submit(values)
     questions = _questions(values)
-    lines = _lines(values) if questions is None else []
     with mesh.Mesh().activate():
         loaded = open_checkpoint(values.checkpoint)
-        rows = _told(values, loaded, lines, questions)
+        chooses = _chooses(values, loaded)
+        lines = _lines(values) if questions is None and not chooses else []
+        rows = _choices(values, loaded) if chooses else _told(values, loaded, lines, questions)
     if values.output is None:
         for i, row in enumerate(rows):
             print(_printed(row, lines[i] if lines else None))
@@ -69,6 +78,47 @@ def run(values: flags.FlagValues) -> None:
         text = "".join(json.dumps(row) + "\n" for row in rows)
     log.write_text(Path(values.output), text)
     print(f"{len(rows):,} texts: {values.output}")
+
+
+def _chooses(values: flags.FlagValues, loaded: Any) -> bool:
+    """Whether the requests are questions with choices."""
+    from lm_research.data.choices import CLASSES
+
+    classes = tuple(getattr(loaded.model, "classes", None) or ())
+    asked = values.choice or (not classes and values.input is not None)
+    return classes == CLASSES or bool(asked)
+
+
+def _choices(values: flags.FlagValues, loaded: Any) -> list[dict]:
+    """Which choice the model takes, of the question of --text or of those of --input."""
+    from lm_research.data import MultipleChoice
+    from lm_research.data.multiple_choice import asked
+    from lm_research.errors import UserError
+    from lm_research.infer.choose import choose
+
+    if bool(values.choice) == (values.input is not None) or len(values.text) != len(
+        values.choice[:1]
+    ):
+        raise UserError(
+            "predict takes one question from --text=... with a --choice=... for each choice, or "
+            "several from --input=FILE, one of the two"
+        )
+    if values.choice:
+        given = {"question": values.text[0], "choices": values.choice}
+        questions = [asked(given, "the question of --text and --choice")]
+    else:
+        source = MultipleChoice(values.input)
+        questions = [source[i] for i in range(len(source))]
+    found = choose(loaded.model, loaded.params, loaded.tokenizer, questions, loaded.context)
+    return [
+        {
+            "question": question["question"],
+            "choice": question["choices"][int(own.argmax())],
+            "number": int(own.argmax()),
+            "probabilities": [round(float(p), 6) for p in own],
+        }
+        for question, own in zip(questions, found)
+    ]
 
 
 def _told(values: flags.FlagValues, loaded: Any, lines: list[Any], questions: Any) -> list[dict]:
@@ -151,6 +201,8 @@ def _printed(row: dict[str, Any], line: Any) -> str:
 
     if "words" in row or "answer" in row:
         return json.dumps(row, ensure_ascii=False)
+    if "choice" in row:
+        return f"{row['choice']}\t{max(row['probabilities']):.4f}\t{row['question']}"
     said = " | ".join(text for text in (line.text, line.pair) if text) or line.where
     if "score" in row:
         return f"{row['score']:.4f}\t{said}"

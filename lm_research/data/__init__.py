@@ -1,9 +1,11 @@
 """Data: sources of records, tokenizers, and the way from text to packed windows of tokens."""
 
 from lm_research.data.bag import Bag
+from lm_research.data.choices import Choices
 from lm_research.data.conll import CoNLL
 from lm_research.data.labelled import Labelled
 from lm_research.data.labelled_words import LabelledWords
+from lm_research.data.multiple_choice import MultipleChoice
 from lm_research.data.pack import Packed
 from lm_research.data.pairs import EachTarget, Pairs, Parallel, Tagged
 from lm_research.data.prepare import Prepared
@@ -25,6 +27,7 @@ __all__ = [
     "Bag",
     "Bytes",
     "Characters",
+    "Choices",
     "CoNLL",
     "Documents",
     "EachTarget",
@@ -32,6 +35,7 @@ __all__ = [
     "LabelledWords",
     "Memory",
     "Mix",
+    "MultipleChoice",
     "Packed",
     "Pairs",
     "Parallel",

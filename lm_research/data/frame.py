@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from lm_research.errors import UserError
+
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -31,6 +33,19 @@ class PairFrame:
     def size(self) -> int:
         """How many tokens it adds."""
         return sum(map(len, self.tokens))
+
+    def roomy(self, length: int) -> "PairFrame":
+        """This frame, if `length` tokens have room for it and a token of each text.
+
+        Raises:
+          UserError: they have not.
+        """
+        if length < self.size + 2:
+            raise UserError(
+                f"objective.length is {length}; pairs take {self.size + 2} or more, of which "
+                f"{self.size} are special tokens"
+            )
+        return self
 
     def joined(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ids and types of both texts in the frame, int32."""

@@ -107,7 +107,7 @@ class Plan:
         if lengths is None:
             return batch
         T = padded_length(int(lengths[self._places(whole)[1]].max()), parts=4)
-        return {k: v[:, :T] if k in self.objective.ragged else v for k, v in batch.items()}
+        return {k: v[..., :T] if k in self.objective.ragged else v for k, v in batch.items()}
 
     def _example(self, record: dict[str, Any], place: int, index: int) -> dict[str, Any]:
         """Of the record at `place`, and where the objective asks for `others`, of those, too."""

@@ -14,7 +14,6 @@ from lm_research.data.prepare import Part, texts
 from lm_research.data.shards import Shards
 from lm_research.data.source import within
 from lm_research.data.tokenizer import Tokenizer
-from lm_research.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,12 +147,7 @@ def read_pairs(
     Raises:
       UserError: it is damaged, or `length` leaves no room for two texts.
     """
-    frame = tokenizer.pair_frame
-    if length < frame.size + 2:
-        raise UserError(
-            f"objective.length is {length}; pairs take {frame.size + 2} or more, of which "
-            f"{frame.size} are special tokens"
-        )
+    frame = tokenizer.pair_frame.roomy(length)
     return PairTexts(_verified(directory, part, names), frame, length)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lm_research.data.source import within
 from lm_research.errors import UserError
@@ -22,7 +22,7 @@ class TFDS:
       field: which feature is the `text`, where that is all that a record has.
       data_dir: where prepared data is; None is TFDS's own place.
       fields: what a record has, and the feature that it is in; None is `text` alone. Numbers of
-        classes become their names.
+        classes become their names. With "all" a record is as TFDS has it.
       labels: names of classes that replace TFDS's own.
     """
 
@@ -30,7 +30,7 @@ class TFDS:
     split: str
     field: str = "text"
     data_dir: str | None = None
-    fields: Mapping[str, str] | None = None
+    fields: Mapping[str, str] | Literal["all"] | None = None
     labels: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
@@ -38,6 +38,8 @@ class TFDS:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self._data[within(index, len(self))]
+        if self.fields == "all":
+            return record
         fields = self.fields or {"text": self.field}
         return {name: self._value(record, name, field) for name, field in fields.items()}
 

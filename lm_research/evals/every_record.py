@@ -10,7 +10,6 @@ import numpy as np
 from lm_research import mesh, metrics
 from lm_research.data import Source, pipeline
 from lm_research.layers import shard
-from lm_research.objectives.classify import read
 
 Array = jax.Array
 T = TypeVar("T")
@@ -26,7 +25,7 @@ def every_record(
     """A function of a model and its parameters: means over the records, and what each one tells.
 
     Args:
-      objective: has `loss(scores, batch)`.
+      objective: has `scores(model, params, batch)` and `loss(scores, batch)`.
       source: the records.
       rows: how many at once.
       kept: what is wanted of a batch, given its scores: arrays [B, ...].
@@ -39,7 +38,7 @@ def every_record(
 
     @jax.jit(static_argnums=0)
     def scored(model, params, batch):
-        scores = read(model, params, batch)
+        scores = objective.scores(model, params, batch)
         # Every host has a part of the rows, and gets them all.
         whole = tuple(shard(x, (None,) * x.ndim) for x in kept(scores, batch))
         return objective.loss(scores, batch), whole

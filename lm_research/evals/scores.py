@@ -10,7 +10,7 @@ import numpy as np
 from lm_research.errors import UserError
 from lm_research.evals import agreement
 from lm_research.evals.every_record import every_record
-from lm_research.objectives import Regress
+from lm_research.objectives import Choose, Regress
 
 Metric = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
 OF_NUMBERS = {"pearson": agreement.pearson, "spearman": agreement.spearman}
@@ -24,13 +24,13 @@ OF_CLASSES = {
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Loss and metrics of classification or regression on all of a part of the data.
+    """Loss and metrics of classification, regression or choices on all of a part of the data.
 
     Besides each metric it gives `score`, their mean, by which GLUE compares tasks that have two.
 
     Attributes:
       every: steps between evaluations.
-      metrics: of classes or of numbers.
+      metrics: of classes or of numbers; of choices only accuracy.
       part: which part of the data: `heldout`, or one of `data.others`.
       batch: examples at once; None is the training batch.
       positive: the class that `f1` is of; None is the second of two.
@@ -71,6 +71,8 @@ class Scores:
     def _measured(self, objective: Any, classes: tuple[str, ...]) -> Callable[..., dict]:
         """The metrics of scores [records, classes] and labels [records]."""
         known = OF_NUMBERS if isinstance(objective, Regress) else OF_CLASSES
+        if isinstance(objective, Choose):
+            known = {"accuracy": agreement.accuracy}
         if other := [name for name in self.metrics if name not in known]:
             kind = type(objective).__name__
             raise UserError(f"{other[0]} is no metric of {kind}; it takes {', '.join(known)}")
@@ -81,7 +83,7 @@ class Scores:
         given = {"f1": (self._positive(classes),)} if "f1" in self.metrics else {}
 
         def measured(scores, labels):
-            table = agreement.confusion(scores.argmax(1), labels, len(classes))
+            table = agreement.confusion(scores.argmax(1), labels, scores.shape[1])
             return {name: known[name](table, *given.get(name, ())) for name in self.metrics}
 
         return measured

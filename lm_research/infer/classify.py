@@ -15,7 +15,7 @@ from lm_research.infer.pieces import batches
 from lm_research.infer.shapes import check
 from lm_research.infer.text import Line, encoded
 from lm_research.layers import shard
-from lm_research.objectives.classify import read
+from lm_research.objectives.read import read
 
 Array = jax.Array
 

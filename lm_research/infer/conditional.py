@@ -10,10 +10,11 @@ import numpy as np
 
 from lm_research.data.pipeline import padded_length
 from lm_research.errors import UserError
-from lm_research.infer.pieces import batches, in_pieces, scored
+from lm_research.infer.pieces import batches, scored
 from lm_research.infer.shapes import check, padded_rows
 from lm_research.layers import Mask, shard
 from lm_research.models import EncoderDecoder
+from lm_research.objectives.token_loss import in_pieces
 
 Array = jax.Array
 

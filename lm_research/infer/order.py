@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.errors import UserError
-from lm_research.infer.pieces import batches, in_pieces, scored
+from lm_research.infer.pieces import batches, scored
 from lm_research.infer.shapes import check
 from lm_research.layers import Mask, shard
 from lm_research.models import TwoStream
+from lm_research.objectives.token_loss import in_pieces
 
 Array = jax.Array
 

@@ -1,19 +1,14 @@
-"""Scores in pieces: batches of sequences of like length, and of logits, never a whole batch's."""
+"""Scores in pieces: batches of sequences of like length."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lm_research.data.pipeline import padded_length
 from lm_research.infer.shapes import padded_rows
-from lm_research.layers import Head
-from lm_research.objectives.token_loss import largest_chunk, over_pieces
 
-Array = jax.Array
 T = TypeVar("T")
 
 
@@ -39,14 +34,3 @@ def scored(tokens: np.ndarray, logprobs: Sequence[float | None]) -> dict:
     """What is said of a sequence: its tokens, a number or None for each, and the numbers' sum."""
     total = math.fsum(x for x in logprobs if x is not None)
     return {"tokens": tokens.tolist(), "logprobs": list(logprobs), "sum": total}
-
-
-def in_pieces(head: Head, hidden: Array, targets: Array) -> Array:  # [B, T]
-    """Log-probabilities of targets [B, T] at hidden states [B, T, D], by pieces of T."""
-
-    def piece(hidden, targets):
-        logprobs = jax.nn.log_softmax(head(hidden))
-        return jnp.take_along_axis(logprobs, targets[..., None], -1)[..., 0]
-
-    chunk = largest_chunk(*targets.shape, head.kernel.shape[0])
-    return over_pieces(piece, chunk, hidden, targets)

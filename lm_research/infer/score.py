@@ -12,11 +12,12 @@ import numpy as np
 from lm_research.errors import UserError
 from lm_research.infer.conditional import score_given
 from lm_research.infer.order import score_in_order
-from lm_research.infer.pieces import batches, in_pieces, scored
+from lm_research.infer.pieces import batches, scored
 from lm_research.infer.pseudo import pseudo_score
 from lm_research.infer.shapes import check
 from lm_research.layers import shard
 from lm_research.models import EncoderDecoder, TwoStream
+from lm_research.objectives.token_loss import in_pieces
 
 Array = jax.Array
 

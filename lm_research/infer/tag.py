@@ -15,7 +15,8 @@ from lm_research.errors import UserError
 from lm_research.infer.pieces import batches
 from lm_research.infer.shapes import check
 from lm_research.layers import shard
-from lm_research.objectives.classify import read, refusal_of_each
+from lm_research.objectives.classify import refusal_of_each
+from lm_research.objectives.read import read
 
 Array = jax.Array
 

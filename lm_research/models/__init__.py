@@ -3,6 +3,7 @@
 from lm_research.models.albert import ALBERT
 from lm_research.models.bart import BART
 from lm_research.models.bert import BERT
+from lm_research.models.class_writer import ClassWriter
 from lm_research.models.classifier import Classifier, TextClassifier
 from lm_research.models.distilbert import DistilBERT
 from lm_research.models.electra import ELECTRA, ELECTRAPair
@@ -30,6 +31,7 @@ __all__ = [
     "ALBERT",
     "BART",
     "BERT",
+    "ClassWriter",
     "Classifier",
     "DistilBERT",
     "ELECTRA",

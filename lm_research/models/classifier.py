@@ -24,6 +24,7 @@ from lm_research.models import (
     phi3,
     roberta,
 )
+from lm_research.models.class_writer import ClassWriter
 from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.family import Family, Row
 
@@ -126,8 +127,12 @@ def Classifier(
     dropout: float = 0.1,
     deviation: float = 0.02,
     dtype: Literal["float32", "bfloat16"] = "float32",
-) -> TextClassifier:
+    written: tuple[tuple[int, ...], ...] | None = None,
+) -> TextClassifier | ClassWriter:
     """A model that tells the classes of texts, or of their tokens.
+
+    An encoder-decoder gets no head: it writes the name of the class. It takes `classes` and
+    `written` alone, and what is said of the head means nothing to it.
 
     Args:
       trunk: a model section; heads that it has are left out.
@@ -140,12 +145,22 @@ def Classifier(
       dropout: rate on what the head's products read.
       deviation: of their initial weights.
       dtype: of the operands of the product before the classifier.
+      written: of an encoder-decoder, the tokens of each name; None where the data says them.
 
     Raises:
-      ValueError: the trunk is a classifier already, or has no single stream of hidden states.
+      ValueError: the trunk is a classifier already, or has no single stream of hidden states; or
+        an encoder-decoder is to have a head.
     """
     if isinstance(trunk, EncoderDecoder):
-        raise ValueError("an encoder-decoder writes the name of a class as text: train Seq2Seq")
+        if pool is not None:
+            raise ValueError(
+                f"pool is {pool!r}, and an encoder-decoder has no head: it writes the name of a "
+                "text's class; it takes no pool"
+            )
+        names = classes or ("", "")  # stand in for those that the data says
+        return ClassWriter(trunk, names, written or ((0,),) * len(names))
+    if written is not None:
+        raise ValueError("written is of an encoder-decoder; another trunk writes nothing")
     if not hasattr(trunk, "causal") or hasattr(trunk, "classes") or hasattr(trunk, "parts"):
         raise ValueError(f"a {type(trunk).__name__} cannot be the trunk of a classifier")
     if pool is None:

@@ -36,6 +36,7 @@ class EncoderDecoder(nn.Module):
         position: Array | None = None,  # [B, T]
         mask: Mask | None = None,
         cache: tuple | None = None,
+        seen: Array | None = None,  # [B, T]
     ) -> Output:
         """Reads the decoder's tokens, after those in `cache` where there is one.
 
@@ -50,6 +51,7 @@ class EncoderDecoder(nn.Module):
             padding.
           source_position: of each token of the source; by default their slots.
           position, mask, cache: of the decoder, as in `Transformer`.
+          seen: the segment of the source that each token sees, where it is not its own.
 
         Raises:
           ValueError: there is no source, and no cache that has one.
@@ -57,7 +59,7 @@ class EncoderDecoder(nn.Module):
         table = Table(self.vocab, self.decoder.width, self.decoder.deviation, name="embedding")()
         memory = memory_mask = None
         if source is not None:
-            memory_mask = _across(tokens, mask, source_mask)
+            memory_mask = _across(tokens, mask, source_mask, seen)
             memory = self.encoder(
                 source, position=source_position, mask=source_mask, table=table
             ).hidden
@@ -108,9 +110,10 @@ class EncoderDecoder(nn.Module):
         return self.decoder.dtype
 
 
-def _across(tokens: Array, mask: Mask | None, source_mask: Mask | None) -> Mask:
+def _across(tokens: Array, mask: Mask | None, source_mask: Mask | None, seen: Array | None) -> Mask:
     """Which tokens of the source each token of the text sees."""
     if source_mask is None or source_mask.segments is None:
         return Mask()
-    own = mask.segments[0] if mask is not None and mask.segments else jnp.ones_like(tokens)
-    return Mask(segments=(own, source_mask.segments[1]))
+    if seen is None:
+        seen = mask.segments[0] if mask is not None and mask.segments else jnp.ones_like(tokens)
+    return Mask(segments=(seen, source_mask.segments[1]))

@@ -54,6 +54,9 @@ SIZED = {  # kind, sizes, and what a size's numbers are, where it does not name 
 # Those of learned positions, which have a context.
 LEARNED = ("albert", "bart", "bert", "distilbert", "electra", "gpt2", "opt", "roberta")
 
+# Those that read a source and write a text from it.
+ENCODER_DECODERS = ("bart", "original", "t5")
+
 
 def sized(
     family: str, size: str = "", *, width: int = 0, layers: int = 0, heads: int = 0, length: int = 1

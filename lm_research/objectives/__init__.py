@@ -2,6 +2,7 @@
 
 from lm_research.objectives.balanced import Balanced
 from lm_research.objectives.causal import Causal
+from lm_research.objectives.choose import Choose
 from lm_research.objectives.classify import Classify
 from lm_research.objectives.fill_in_the_middle import FillInTheMiddle
 from lm_research.objectives.masked import Masked
@@ -19,6 +20,7 @@ from lm_research.objectives.tag import Tag
 __all__ = [
     "Balanced",
     "Causal",
+    "Choose",
     "Classify",
     "Denoisers",
     "FillInTheMiddle",

@@ -1,7 +1,6 @@
 """Tell which class a text belongs to."""
 
 import dataclasses
-import inspect
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -9,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research.layers import Mask
 from lm_research.metrics import Mean
+from lm_research.models.class_writer import ClassWriter
+from lm_research.objectives.read import read
+from lm_research.objectives.seq2seq import Seq2Seq, target_loss
 
 Array = jax.Array
 
@@ -18,6 +19,9 @@ Array = jax.Array
 @dataclasses.dataclass(frozen=True)
 class Classify:
     """Cross-entropy of each text's class, in nats; every text weighs the same.
+
+    An encoder-decoder learns to write the name of the class instead (Raffel et al., 2020, section
+    2.4), and every token of the names weighs the same.
 
     Attributes:
       length: T, the tokens that a text has at most; `Labelled` cuts longer ones.
@@ -30,6 +34,7 @@ class Classify:
     smoothing: float = 0.0
     ragged: ClassVar[tuple[str, ...]] = ("tokens", "segments", "types")
     likelihood: ClassVar[bool] = False
+    scores = staticmethod(read)
 
     def __post_init__(self):
         check_smoothing(self.smoothing)
@@ -53,11 +58,24 @@ class Classify:
         self, model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None
     ) -> dict[str, Mean]:
         """Total loss in nats and weight over the batch's texts, and how many are right."""
-        return self.loss(read(model, params, batch, rngs), batch)
+        if isinstance(model, ClassWriter):
+            return self._written(model, params, batch, rngs)
+        return self.loss(self.scores(model, params, batch, rngs), batch)
 
     def loss(self, scores: Array, batch: dict[str, Array]) -> dict[str, Mean]:  # [B, classes]
         """What `measure` says of scores."""
         return class_loss(scores, batch["label"], batch["weights"], self.smoothing)
+
+    def _written(
+        self, model: ClassWriter, params: Any, batch: dict[str, Array], rngs: dict | None
+    ) -> dict[str, Mean]:
+        """Total loss in nats and weight over the tokens of the names of the batch's classes."""
+        tokens, present = (jnp.asarray(x)[batch["label"]] for x in model.names)
+        weights = present * batch["weights"][:, None]
+        pairs = {"source": batch["tokens"], "segments": batch["segments"]}
+        pairs |= {"targets": tokens, "weights": weights}
+        objective = Seq2Seq(self.length, smoothing=self.smoothing)
+        return target_loss(objective, model.trunk, params["trunk"], pairs, rngs)
 
 
 def check_smoothing(smoothing: float) -> None:
@@ -86,10 +104,12 @@ def class_loss(
     return {name: Mean((x * weights).sum(), weights.sum()) for name, x in found.items()}
 
 
-def refusal(model: nn.Module) -> str:
-    """Why a model tells nothing of whole texts; empty where it does."""
+def refusal(model: nn.Module, scores: bool = False) -> str:
+    """Why a model tells nothing of whole texts, or no `scores` of them; empty where it does."""
     if not hasattr(model, "classes"):
         return "it tells no classes; take Classifier or FastText"
+    if scores and isinstance(model, ClassWriter):
+        return "an encoder-decoder writes names of classes and has no head for scores"
     each = getattr(model, "pool", None) == "each"
     return "its scores are of each token (model.pool='each')" if each else ""
 
@@ -112,19 +132,3 @@ def filled(record: dict[str, Any], length: int) -> dict[str, Any]:
     for name, values in named.items():
         found[name][: len(values)] = values
     return {**found, "weights": np.float32(1)}
-
-
-def read(
-    model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None
-) -> Array:  # [B, classes] or, of each token, [B, T, classes]
-    """The scores of a batch's texts; of pairs, the model is told which text is which."""
-    mask = Mask(segments=(batch["segments"], batch["segments"]))
-    told = {"types": batch["types"]} if "types" in batch and reads_types(model) else {}
-    return model.apply({"params": params}, batch["tokens"], mask=mask, rngs=rngs, **told).scores
-
-
-def reads_types(model: nn.Module) -> bool:
-    """Whether a model, or the trunk of a classifier, knows types of tokens."""
-    trunk = getattr(model, "trunk", model)
-    takes = "types" in inspect.signature(type(trunk).__call__).parameters
-    return takes and bool(getattr(trunk, "types", True))

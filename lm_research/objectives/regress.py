@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from lm_research.metrics import Mean
-from lm_research.objectives.classify import filled, read, refusal
+from lm_research.objectives.classify import filled, refusal
+from lm_research.objectives.read import read
 
 Array = jax.Array
 
@@ -26,12 +27,13 @@ class Regress:
     length: int
     ragged: ClassVar[tuple[str, ...]] = ("tokens", "segments", "types")
     likelihood: ClassVar[bool] = False
+    scores = staticmethod(read)
 
     def refusal(self, model: nn.Module) -> str:
         """Why this cannot train `model`; empty where it can."""
         classes = [name for name in getattr(model, "classes", None) or () if name]
         several = f"it has {len(classes)} classes, and a score is one" if len(classes) > 1 else ""
-        return refusal(model) or several
+        return refusal(model, scores=True) or several
 
     def bound(self, tokenizer: Any) -> "Regress":
         """This objective, with what it needs to know of the tokenizer: nothing."""
@@ -47,7 +49,7 @@ class Regress:
         self, model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None
     ) -> dict[str, Mean]:
         """Total squared error and weight over the batch's texts."""
-        return self.loss(read(model, params, batch, rngs), batch)
+        return self.loss(self.scores(model, params, batch, rngs), batch)
 
     def loss(self, scores: Array, batch: dict[str, Array]) -> dict[str, Mean]:  # [B, 1]
         """What `measure` says of scores."""

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm_research.metrics import Mean
-from lm_research.objectives.classify import filled, read, refusal_of_each
+from lm_research.objectives.classify import filled, refusal_of_each
+from lm_research.objectives.read import read
 
 Array = jax.Array
 
@@ -33,6 +34,7 @@ class Span:
     length: int
     ragged: ClassVar[tuple[str, ...]] = ("tokens", "segments", "types")
     likelihood: ClassVar[bool] = False
+    scores = staticmethod(read)
 
     def refusal(self, model: nn.Module) -> str:
         """Why this cannot train `model`; empty where it can."""
@@ -56,7 +58,7 @@ class Span:
         self, model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None
     ) -> dict[str, Mean]:
         """Total loss in nats and weight over the batch's windows, and how many spans are right."""
-        return self.loss(read(model, params, batch, rngs), batch)
+        return self.loss(self.scores(model, params, batch, rngs), batch)
 
     def loss(self, scores: Array, batch: dict[str, Array]) -> dict[str, Mean]:
         """What `measure` says of scores [B, T, 2]."""

@@ -8,13 +8,8 @@ import jax
 import numpy as np
 
 from lm_research.metrics import Mean
-from lm_research.objectives.classify import (
-    check_smoothing,
-    class_loss,
-    filled,
-    read,
-    refusal_of_each,
-)
+from lm_research.objectives.classify import check_smoothing, class_loss, filled, refusal_of_each
+from lm_research.objectives.read import read
 
 Array = jax.Array
 
@@ -34,6 +29,7 @@ class Tag:
     smoothing: float = 0.0
     ragged: ClassVar[tuple[str, ...]] = ("tokens", "segments", "labels", "weights")
     likelihood: ClassVar[bool] = False
+    scores = staticmethod(read)
 
     def __post_init__(self):
         check_smoothing(self.smoothing)
@@ -59,7 +55,7 @@ class Tag:
         self, model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None
     ) -> dict[str, Mean]:
         """Total loss in nats and weight over the batch's words, and how many are right."""
-        return self.loss(read(model, params, batch, rngs), batch)
+        return self.loss(self.scores(model, params, batch, rngs), batch)
 
     def loss(self, scores: Array, batch: dict[str, Array]) -> dict[str, Mean]:
         """What `measure` says of scores [B, T, classes]."""

@@ -88,6 +88,17 @@ def _pieces(chunk: int, *arrays: Array) -> tuple[Array, ...]:
     return tuple(jnp.moveaxis(cut(x), 1, 0) for x in arrays)
 
 
+def in_pieces(head: Head, hidden: Array, targets: Array) -> Array:  # [B, T]
+    """Log-probabilities of targets [B, T] at hidden states [B, T, D], by pieces of T."""
+
+    def piece(hidden, targets):
+        logprobs = jax.nn.log_softmax(head(hidden))
+        return jnp.take_along_axis(logprobs, targets[..., None], -1)[..., 0]
+
+    chunk = largest_chunk(*targets.shape, head.kernel.shape[0])
+    return over_pieces(piece, chunk, hidden, targets)
+
+
 def _chunk_totals(z_loss, smoothing, hidden, head: Head, targets, weights):
     """Totals of the loss and of the plain cross-entropy over positions [B, t]."""
     logits = head(hidden)  # [B, t, V]

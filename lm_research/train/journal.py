@@ -26,6 +26,8 @@ from lm_research.train.step import State
 T = TypeVar("T")
 
 SAMPLES, HEADING = "samples.md", "## step "
+# What `predict` takes beside a text, by the classes of a model.
+BESIDE = {("start", "end"): " --pair='...'", ("choice",): " --choice='...' --choice='...'"}
 
 
 class Dispatch(NamedTuple):
@@ -214,8 +216,8 @@ class Journal:
         else:
             own = ""
             if classes := getattr(self.x.model, "classes", None):
-                pair = " --pair='...'" if tuple(classes) == ("start", "end") else ""
-                own = f"{command} predict --checkpoint={self.workdir} --text='...'{pair}   or: "
+                beside = BESIDE.get(tuple(classes), "")
+                own = f"{command} predict --checkpoint={self.workdir} --text='...'{beside}   or: "
             elif getattr(self.x.model, "continues", True):
                 own = f"{command} generate --checkpoint={self.workdir} --prompt='...'   or: "
             print(

@@ -15,6 +15,7 @@ from lm_research.data import pipeline
 from lm_research.data import tokenizer as tokenizers
 from lm_research.errors import Stopped, UserError
 from lm_research.hub import adapter
+from lm_research.models import ClassWriter
 from lm_research.optimizers.averaged import evaluated
 from lm_research.train import restore
 from lm_research.train.best import Best
@@ -143,10 +144,32 @@ def prepare(given: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], An
                 "give the data's classes as model.classes to draw a new head), or give "
                 "data.classes the same"
             )
+    if isinstance(x.model, ClassWriter):
+        resolved["model"]["written"] = written(data.tokenizer, data.classes)
     if begins:
         resolved["weights"] = adapter.read(begins, resolved["model"]).weights
     check_samples(x, data.tokenizer)
     return resolved, data
+
+
+def written(tokenizer: Any, classes: tuple[str, ...]) -> list[list[int]]:
+    """The tokens of the names of classes, as an encoder-decoder writes them.
+
+    Raises:
+      UserError: a name has none, or two have the same.
+    """
+    before, after = tokenizer.frame
+    found: dict[tuple[int, ...], str] = {}
+    for name in classes:
+        tokens = tuple(tokenizer.complete(name).tolist())
+        if len(tokens) == len(before) + len(after) or tokens in found:
+            other = f"those of {found[tokens]!r}" if tokens in found else "none"
+            raise UserError(
+                f"the class {name!r} is to be written, and its tokens are {other}; give it another "
+                "name, or take an encoder or a decoder"
+            )
+        found[tokens] = name
+    return [list(tokens) for tokens in found]
 
 
 def stored_run(workdir: Path) -> dict[str, Any] | None:
@@ -281,7 +304,7 @@ def next_event(x: Experiment, step: int) -> int:
 def _completed_by(resolved: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
     """The config with what data told the model of a stored one, where it does not say so itself."""
     model = stored.get("model", {})
-    told = {"classes": model["classes"]} if "classes" in model else {}
+    told = {name: model[name] for name in ("classes", "written") if name in model}
     vocab = model.get("trunk", model).get("vocab")
     return {**resolved, "model": {**told, **with_told(resolved["model"], vocab)}}
 

@@ -14,7 +14,7 @@ Tree = Any
 
 # What comes after the layers: the last norm, the heads of language models, and a classifier's own.
 AFTER = (
-    r"^((trunk|encoder|decoder|generator|discriminator)/)?(norm|transform|head|head_bias|pooler|detector)"
+    r"^((trunk|encoder|decoder|generator|discriminator)/)*(norm|transform|head|head_bias|pooler|detector)"
     r"(/|$)|^(dense/)?(kernel|bias)$"
 )
 

@@ -69,6 +69,8 @@ def test_reads_pairs_and_names_of_classes(prepared):
     assert {record["label"] for record in other} == {"0", "1"}
     test = TFDS("small_pairs", "test", data_dir=prepared, fields=fields)
     assert test[0]["label"] is None and test.where(0) == "record 0 of small_pairs (test)"
+    whole = TFDS("small_pairs", "test", data_dir=prepared, fields="all")[0]
+    assert set(whole) == {"first", "second", "label", "idx"} and whole["first"] == b"a 0"
     wrong = TFDS("small_pairs", "test", data_dir=prepared, fields={"text": "idx"})
     with pytest.raises(UserError, match="no text in the field 'idx'; it has"):
         wrong[0]

@@ -15,7 +15,7 @@ from lm_research.evals import HeldOut, Scores, agreement
 from lm_research.models import FastText
 from lm_research.models.initial import initial
 from lm_research.objectives import Classify, Regress
-from lm_research.objectives.classify import read
+from lm_research.objectives.read import read
 
 
 @pytest.mark.parametrize("classes", [2, 4])

@@ -146,14 +146,14 @@ def test_the_heads_of_a_trunk_are_left_out():
 @pytest.mark.parametrize(
     "trunk, words",
     [
-        (lambda: T5(vocab=20, width=8, layers=1, heads=2, head=4), "train Seq2Seq"),
+        (lambda: T5(vocab=20, width=8, layers=1, heads=2, head=4), "takes no pool"),
         (lambda: FastText(vocab=20), "FastText cannot be the trunk"),
         (lambda: Classifier(GPT2(vocab=20, width=8, layers=1, heads=2)), "cannot be the trunk"),
     ],
 )
 def test_what_is_no_trunk_is_refused(trunk, words):
     with pytest.raises(ValueError, match=words):
-        Classifier(trunk())
+        Classifier(trunk(), pool="first")
 
 
 def test_a_head_that_no_architecture_has_is_refused(tmp_path):

@@ -11,7 +11,7 @@ from lm_research.infer.classify import classify
 from lm_research.models import BERT, Classifier, FastText
 from lm_research.models.initial import initial
 from lm_research.objectives import Causal, Classify, Masked, Regress
-from lm_research.objectives.classify import read
+from lm_research.objectives.read import read
 
 TEXTS = [([3, 1, 4, 1, 5], 2), ([9, 2], 0), ([6], 1)]
 

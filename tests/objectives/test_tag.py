@@ -10,7 +10,7 @@ import torch
 from lm_research.layers import Output
 from lm_research.models import BERT, Classifier, FastText
 from lm_research.objectives import Classify, Span, Tag
-from lm_research.objectives.classify import read
+from lm_research.objectives.read import read
 
 WORDS = [([3, 1, 4, 1, 5], [-1, 2, -1, 0, -1]), ([9, 2], [1, 2]), ([6], [-1])]
 SPANS = [([3, 1, 4, 1, 5], 2, 3), ([9, 2], 0, 0), ([6, 7, 8], 1, 2)]

@@ -1,0 +1,258 @@
+"""Sentiment of SST-2 and IMDB: bags of words, and an encoder of our own, trained more or less.
+
+    LM_RESEARCH_DATA=DIR python experiments/sentiment/sweep.py --only svm fasttext --workdir=runs
+    LM_RESEARCH_DATA=DIR python experiments/sentiment/sweep.py --workdir=runs \
+        --pretrain_minutes=60 --minutes=20
+
+Runs are kept in --workdir and go on where they stopped, until they have been trained for so many
+minutes in all; rows that are finished are not made again. Writes results.json and report.md beside
+this file.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lm_research import log
+from lm_research.commands import config_flag
+from lm_research.data import Memory, Table
+from lm_research.data.prepare import held_out
+from lm_research.train import loop
+
+HERE = Path(__file__).parent
+CONFIGS = HERE.parent.parent / "configs"
+SIZE = "family=modernbert,width=256,layers=4,heads=4"
+BAGS = {  # knobs of fastText, chosen on the development parts
+    "sst2": "order=2,width=32",
+    "imdb": "order=2,width=32,length=1024,batch=128,steps=1500,peak=0.005",
+}
+TUNED = {"sst2": "length=64,batch=32,epochs=3", "imdb": "length=256,batch=32,epochs=4"}
+HOW = {  # knobs of configs/finetune/classify.py, and what the table says
+    "frozen": ("weights=last,count=0,peak=1e-2", "a head on frozen features"),
+    "last": ("weights=last,count=2,peak=1e-3", "the last 2 layers"),
+    "lora": ("weights=lora,rank=8,peak=2e-3", "LoRA of rank 8"),
+    "full": ("weights=full,peak=3e-4", "everything"),
+}
+ROWS = {
+    "svm": "TF-IDF of words and bigrams, a linear SVM",
+    "fasttext": "fastText, bigrams of words",
+    **{name: f"our encoder, {told}" for name, (_, told) in HOW.items()},
+}
+SETS = {"sst2": "SST-2", "imdb": "IMDB"}
+PENALTIES = (0.1, 0.25, 0.5, 1.0)  # of the SVM, one of which the development part chooses
+
+
+def reviews(archive: Path, part: str) -> Iterator[tuple[str, str]]:
+    """Folder and text of the reviews of a part."""
+    with tarfile.open(archive) as file:
+        for member in file:
+            names = Path(member.name).parts
+            if member.isfile() and part in names and names[-2] in ("pos", "neg", "unsup"):
+                text = file.extractfile(member).read().decode()
+                yield names[-2], text.replace("<br />", " ")
+
+
+def files(name: str, data: Path, workdir: Path) -> tuple[dict[str, Path], str]:
+    """The tables train, dev and test of a set, and the column of their texts.
+
+    Of IMDB a tenth of the training part is the development part, always the same.
+    """
+    if name == "sst2":
+        named = {"train": "train", "dev": "dev", "test": "test-labeled"}
+        return {part: data / "sst2" / f"glue_{n}.tsv.gz" for part, n in named.items()}, "sentence"
+    found = {part: workdir / f"imdb-{part}.jsonl" for part in ("train", "dev", "test")}
+    if not all(path.is_file() for path in found.values()):
+        archive = data / "imdb" / "aclImdb_labeled.tar.xz"
+        labelled = lambda part: [dict(text=t, label=y) for y, t in reviews(archive, part)]
+        source, test = Memory(labelled("train")), labelled("test")
+        parts = held_out(source, 0.1)
+        both = {"train": parts["train"], "dev": parts["heldout"]}
+        rows = {part: [source[i] for i in places.tolist()] for part, (_, places) in both.items()}
+        for part, records in {**rows, "test": test}.items():
+            write(found[part], records)
+    return found, "text"
+
+
+def write(path: Path, records: list[dict[str, str]]) -> None:
+    """Records as lines of JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+class Clock:
+    """Minutes since it was made: by the wall, and of this process on all cores."""
+
+    def __init__(self):
+        self.wall, self.cores = time.monotonic(), time.process_time()
+
+    def minutes(self, before: tuple[float, float] = (0.0, 0.0)) -> tuple[float, float]:
+        """Both, and what was spent before."""
+        passed = time.monotonic() - self.wall, time.process_time() - self.cores
+        return before[0] + passed[0] / 60, before[1] + passed[1] / 60
+
+
+def trained(config: Any, workdir: Path, minutes: float) -> tuple[tuple[float, float], bool]:
+    """Trains a run for so long, or to its end: its minutes in all, and whether it has ended."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    spent = workdir / "minutes.json"
+    before = tuple(json.loads(spent.read_text())) if spent.is_file() else (0.0, 0.0)
+    if before[0] >= minutes:
+        return before, False
+    # The loop saves when it is interrupted, and the next call goes on from there.
+    timer = threading.Timer(60 * (minutes - before[0]), os.kill, (os.getpid(), signal.SIGINT))
+    clock = Clock()
+    timer.start()
+    try:
+        status = loop.train(config, workdir)
+    finally:
+        timer.cancel()
+    total = clock.minutes(before)
+    log.write_text(spent, json.dumps(total))
+    return total, status == 0
+
+
+def configured(path: str, knobs: str, text: Path, init: Path | None = None, **fields: Any) -> Any:
+    """A config with its knobs, files and fields."""
+    found = config_flag.loaded(f"{CONFIGS / path}:{knobs}")
+    found.data.source.paths = str(text)
+    found.log.tensorboard = False
+    if init is not None:
+        found.init = str(init)
+    found.update_from_flattened_dict(fields)
+    return found
+
+
+def evaluated(run: Path, paths: Path) -> float:
+    """The accuracy that `evaluate` prints of a file."""
+    command = [sys.executable, "-m", "lm_research", "evaluate", f"--checkpoint={run}"]
+    given = [*command, f"--paths={paths}", "--batch=64"]
+    found = subprocess.run(given, check=True, capture_output=True, text=True).stdout
+    lines = (line.partition(": ") for line in found.splitlines())
+    return next(float(value) for name, _, value in lines if name == "accuracy")
+
+
+def svm(parts: dict[str, Path], text: str) -> dict[str, Any]:
+    """A linear SVM on TF-IDF of words and bigrams."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.svm import LinearSVC
+
+    tables = {
+        name: Table(str(path), {"text": text, "label": "label"}) for name, path in parts.items()
+    }
+    texts = {name: [record["text"] for record in table] for name, table in tables.items()}
+    labels = {name: [record["label"] for record in table] for name, table in tables.items()}
+    clock = Clock()
+    vectorizer = TfidfVectorizer(
+        ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", sublinear_tf=True
+    )
+    rows = {"train": vectorizer.fit_transform(texts["train"])}
+    vectorized = clock.minutes()
+    rows |= {name: vectorizer.transform(texts[name]) for name in ("dev", "test")}
+    tried = []
+    for penalty in PENALTIES:
+        clock = Clock()
+        machine = LinearSVC(C=penalty).fit(rows["train"], labels["train"])
+        minutes = clock.minutes(vectorized)
+        score = {name: float(machine.score(rows[name], labels[name])) for name in ("dev", "test")}
+        tried.append({**score, "minutes": minutes, "finished": True, "knobs": f"C={penalty}"})
+    return max(tried, key=lambda found: found["dev"])
+
+
+def made(row: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What a row of the table says of a set."""
+    parts, text = files(name, Path(os.environ["LM_RESEARCH_DATA"]), options.workdir)
+    if row == "svm":
+        return svm(parts, text)
+    columns = f"text={text},label=label,heldout={parts['dev']}"
+    run, minutes = options.workdir / f"{name}-{row}", options.minutes
+    if row == "fasttext":
+        knobs = BAGS[name]
+        config = configured("fasttext.py", f"{columns},{knobs}", parts["train"])
+    else:
+        encoder = pretrained(options)
+        knobs = f"{TUNED[name]},{HOW[row][0]},patience=3,evaluations=1"
+        knobs += f",{options.knobs}" if options.knobs else ""
+        given = dict(init=encoder, **{"model.pool": "mean", "data.grouped": 50})
+        config = configured(
+            "finetune/classify.py", f"{columns},{SIZE},{knobs}", parts["train"], **given
+        )
+    spent, finished = trained(config, run, minutes)
+    score = {part: evaluated(run, parts[part]) for part in ("dev", "test")}
+    return {**score, "minutes": spent, "finished": finished, "knobs": knobs}
+
+
+def pretrained(options: argparse.Namespace) -> Path:
+    """An encoder that has filled in hidden tokens of IMDB's unlabelled reviews for so long."""
+    run, text = options.workdir / "encoder", options.workdir / "imdb-unsup.jsonl"
+    if not text.is_file():
+        archive = Path(os.environ["LM_RESEARCH_DATA"]) / "imdb" / "aclImdb_unsup.tar.xz"
+        write(text, [{"text": review} for _, review in reviews(archive, "unsup")])
+    knobs = f"{SIZE},source=text,vocab=8192,length=128,batch=32,peak=1e-3,dtype=float32"
+    knobs += f",steps={options.pretrain_steps}"
+    trained(configured("bert.py", knobs, text), run, options.pretrain_minutes)
+    return run
+
+
+def report(results: dict[str, Any]) -> str:
+    """The table, in per cent."""
+    lines = ["# Sentiment", "", "See `walkthrough.md`. Accuracy in per cent, minutes of training."]
+    for name in (name for name in SETS if name in results["sets"]):
+        lines += ["", f"| {SETS[name]} | development | test | minutes | of all cores | settings |"]
+        lines += ["|---|---|---|---|---|---|"]
+        own = results["sets"][name]
+        for row in (row for row in ROWS if row in own):
+            found = own[row]
+            both = " | ".join(f"{100 * found[part]:.1f}" for part in ("dev", "test"))
+            more = "" if found["finished"] else ", not to its end"
+            wall, cores = found["minutes"]
+            minutes = f"{wall:.1f}{more} | {cores:.1f}"
+            lines.append(f"| {ROWS[row]} | {both} | {minutes} | `{found['knobs']}` |")
+    if (spent := results.get("pretrain_minutes")) is not None:
+        wall, cores = spent
+        told = f"{wall:.0f} minutes, {cores:.0f} of all cores (`{SIZE}`)"
+        lines += ["", f"The encoder was pretrained for {told}."]
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    """Trains, evaluates, and writes what came out."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=ROWS, nargs="*", default=list(ROWS), help="rows")
+    parser.add_argument("--sets", choices=SETS, nargs="*", default=list(SETS))
+    parser.add_argument("--pretrain_minutes", type=float, default=60.0, help="of the encoder")
+    parser.add_argument("--pretrain_steps", type=int, default=20_000, help="at most")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of each other training")
+    parser.add_argument("--knobs", default="", help="of configs/finetune/classify.py, for all rows")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/sentiment"))
+    parser.add_argument("--output", type=Path, default=HERE)
+    options = parser.parse_args()
+    stored = options.output / "results.json"
+    results = json.loads(stored.read_text()) if stored.is_file() else {"sets": {}}
+    for name in options.sets:
+        own = results["sets"].setdefault(name, {})
+        for row in options.only:
+            if own.get(row, {}).get("finished"):
+                continue
+            own[row] = made(row, name, options)
+            print(name, row, own[row], flush=True)
+            spent = options.workdir / "encoder" / "minutes.json"
+            if spent.is_file():
+                results["pretrain_minutes"] = json.loads(spent.read_text())
+            log.write_text(stored, json.dumps(results, indent=1) + "\n")
+            log.write_text(options.output / "report.md", report(results))
+
+
+if __name__ == "__main__":
+    from absl import flags
+
+    flags.FLAGS.mark_as_parsed()  # Grain asks
+    main()

@@ -1,0 +1,221 @@
+"""`MultipleChoice`: questions with choices, from ARC's files, PIQA's, or one's own."""
+
+import csv
+import dataclasses
+import functools
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lm_research import log
+from lm_research.data.source import within
+from lm_research.data.text import file_names, stamps, whole_text
+from lm_research.errors import UserError
+
+SUFFIXES = (".csv", ".jsonl")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+WITHOUT = "; flawed='leave out' does without such rows (the knob flawed=true, evaluate --flawed)"
+TAKES = (
+    '{"question": ..., "choices": [...], "answer": number from 0 on, letter or text}, ARC\'s '
+    '{"question": ..., "choices": {"text": [...], "label": [...]}, "answerKey": ...}, or PIQA\'s '
+    '{"goal": ..., "sol1": ..., "sol2": ..., "label": 0 or 1}'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultipleChoice:
+    """Records of one question each, as `asked` gives them, held in memory once one is asked for.
+
+    Attributes:
+      paths: .jsonl files of objects, each in one of the forms that `asked` knows; where PIQA's have
+        no labels, they are in the file NAME-labels.lst beside NAME.jsonl, if it is there. Or .csv
+        files without a first row of names: a question, its choices and the letter of the answer;
+        empty cells after the last choice are none. All may end in .gz.
+      flawed: what to do with a row that is no question with two choices or more and a right answer
+        among them: refuse the file, or leave out the row.
+    """
+
+    paths: str | tuple[str, ...]
+    flawed: Literal["refuse", "leave out"] = "refuse"
+
+    def __len__(self) -> int:
+        return len(self._read[1])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._read[1][within(index, len(self))]
+
+    def where(self, index: int) -> str:
+        """The file and the line that a record is from."""
+        return self._read[0][index]
+
+    @functools.cached_property
+    def files(self) -> tuple[Path, ...]:
+        """Every file, in order.
+
+        Raises:
+          UserError: one is missing, or of a kind that is not read.
+        """
+        files = tuple(map(Path, file_names(self.paths)))
+        if not files:
+            raise UserError("no path of a file of questions was given (paths is empty)")
+        for file in files:
+            if not file.name.removesuffix(".gz").endswith(SUFFIXES):
+                raise UserError(f"{file} holds no questions with choices; it takes .csv or .jsonl")
+            if not file.is_file():
+                raise UserError(f"there is no file {file}")
+        return files
+
+    def fingerprint(self) -> str:
+        """Changes when a file does: of names, sizes and times of writing."""
+        labels = [path for file in self.files if (path := _labels_of(file)).is_file()]
+        return json.dumps([self.flawed, *stamps((*self.files, *labels))])
+
+    def __reduce__(self):
+        return MultipleChoice, (self.paths, self.flawed)
+
+    @functools.cached_property
+    def _read(self) -> tuple[list[str], list[dict[str, Any]]]:
+        """Where each record is from, and the records."""
+        places, records, left_out = [], [], []
+        for file in self.files:
+            for line, given in _rows(file):
+                here = f"{file}:{line}"
+                try:
+                    records.append(asked(given, here))
+                    places.append(here)
+                except UserError as error:
+                    if self.flawed == "refuse":
+                        raise UserError(f"{error}{WITHOUT}") from None
+                    left_out.append(str(error))
+        if left_out:
+            asked_for = f"{len(left_out) + len(records):,} questions of {self.files[0]}"
+            log.fallback(asked_for, f"{len(records):,} of them", f"the first flaw: {left_out[0]}")
+        if not records:
+            raise UserError(f"{self.files[0]} holds no questions")
+        return places, records
+
+
+def asked(record: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A question as {"question": text, "choices": texts, "answer": number from 0 on, or None}.
+
+    Args:
+      record: in one of the forms of `TAKES`, of JSON or of TFDS, whose texts may be bytes; ARC's
+        also nested, as it is published: {"question": {"stem", "choices": [{"text", "label"}]}}.
+        An answer that is a text is that of a choice, or else a choice's letter.
+      where: what to call it in messages.
+
+    Raises:
+      UserError: it is in none of them, a text is empty, there are fewer than two choices, or the
+        answer is none of them.
+    """
+    record = _plain(record)
+    question, choices, labels, answer = _parts(record, where)
+    texts = [question, *choices] if isinstance(choices, Sequence) else [None]
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{where} is no question with choices; it takes {TAKES}")
+    if not question.strip():
+        raise UserError(f"{where} has an empty question")
+    if len(choices) < 2:
+        raise UserError(f"{where} has {len(choices)} choices; it takes two or more")
+    if empty := [i for i, text in enumerate(choices) if not text.strip()]:
+        raise UserError(f"{where} has an empty choice, number {empty[0]}")
+    number = _number(answer, choices, labels)
+    if answer is not None and number is None:
+        told = ", ".join(map(str, labels if labels is not None else range(len(choices))))
+        raise UserError(f"{where} has the answer {answer!r}, which is no choice; they are {told}")
+    return {"question": question, "choices": tuple(choices), "answer": number}
+
+
+def _parts(record: Mapping[str, Any], where: str) -> tuple[Any, Any, list | None, Any]:
+    """A question, its choices, what labels they have, if any, and the answer."""
+    if {"goal", "sol1", "sol2"} <= set(record):
+        answer = record.get("label")
+        answer = None if answer == -1 else answer  # of a test set
+        return record["goal"], [record["sol1"], record["sol2"]], None, answer
+    question, choices = record.get("question"), record.get("choices")
+    if isinstance(question, Mapping):
+        each = [one if isinstance(one, Mapping) else {} for one in question.get("choices") or ()]
+        names = ("text", "label")
+        choices = {name: [one.get(name) for one in each] for name in names}
+        question = question.get("stem")
+    if not isinstance(choices, Mapping):
+        return question, choices, None, record.get("answer")
+    texts, labels = choices.get("text") or [], choices.get("label") or []
+    if len(texts) != len(labels):
+        raise UserError(f"{where} has {len(texts)} choices and {len(labels)} labels of them")
+    return question, texts, labels, record.get("answerKey")
+
+
+def _number(answer: Any, choices: Sequence[str], labels: list | None) -> int | None:
+    """Which choice is the answer; None where none is."""
+    if labels is not None:
+        return labels.index(answer) if labels.count(answer) == 1 else None
+    if isinstance(answer, str):
+        if choices.count(answer) == 1:
+            return choices.index(answer)
+        answer = LETTERS.find(answer) if len(answer) == 1 else -1
+    within_ = type(answer) is int and 0 <= answer < len(choices)
+    return answer if within_ else None
+
+
+def _plain(value: Any) -> Any:
+    """A record of TFDS as JSON would have it: bytes as texts, arrays as lists."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Line numbers, and what stands there."""
+    text = whole_text(file)
+    rows = _cells if file.name.removesuffix(".gz").endswith(".csv") else _objects
+    return rows(file, text)
+
+
+def _cells(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    rows = csv.reader(io.StringIO(text, newline=""))
+    try:
+        for row in rows:
+            if not row:
+                continue
+            question, *choices = row[:-1] or [""]
+            while choices and not choices[-1].strip():
+                choices.pop()
+            letters = list(LETTERS[: len(choices)])
+            labels = {"text": choices, "label": letters}
+            yield (
+                rows.line_num,
+                {"question": question, "choices": labels, "answerKey": row[-1] or None},
+            )
+    except csv.Error as error:
+        raise UserError(f"{file}:{rows.line_num} is no row of a table: {error}") from None
+
+
+def _objects(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    # Not splitlines: a JSON string may hold the other characters that end lines.
+    numbered = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+    path = _labels_of(file)
+    labels = whole_text(path).split() if path.is_file() else None
+    if labels is not None and len(labels) != len(numbered):
+        raise UserError(f"{path} has {len(labels)} labels for {len(numbered)} lines of {file}")
+    for place, (number, line) in enumerate(numbered):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{file}:{number} is not JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise UserError(f"{file}:{number} is no JSON object: {line.strip()[:60]}")
+        if labels is not None and "label" not in record:
+            label = labels[place]
+            record["label"] = int(label) if label.lstrip("-").isdecimal() else label
+        yield number, record
+
+
+def _labels_of(file: Path) -> Path:
+    """Where PIQA's labels of a file are, if they are not in it."""
+    return file.with_name(f"{file.name.removesuffix('.gz').removesuffix('.jsonl')}-labels.lst")
