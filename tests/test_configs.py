@@ -66,6 +66,10 @@ SHRUNK = {
         "epochs=0.8,peak=5e-5",  # the program of finetune/classify, which need not be compiled anew
         {"data.classes": ("no", "yes")},
     ),
+    "finetune/instruct": (
+        f"family=llama,{HEAD},length=32,new=4,limit=2,epochs=1,template=chatml",
+        {"model.hidden": 16, "data.heldout": 0.2},
+    ),
     "finetune/tag": (f"{HEAD},length=16,epochs=1,column=-1", {"data.heldout": 0.2}),
     "gpt2_small": (
         "width=16,layers=1,heads=2,length=16,batch=8,steps=4,source=text",
@@ -109,7 +113,14 @@ def shrunk(name, directory):
     asked = [{"id": str(i), "question": "Who?", "answers": [answer]} for i in range(20)]
     contexts = [{"context": f"{context} {q['id']}", "qas": [q]} for q in asked]
     (directory / "squad.json").write_text(json.dumps({"data": [{"paragraphs": contexts}]}))
-    names = {"Labelled": "table.tsv", "LabelledWords": "words.conll", "Questions": "squad.json"}
+    rows = [{"instruction": f"Who? {i}", "output": "The cat."} for i in range(40)]
+    (directory / "rows.json").write_text(json.dumps(rows))
+    names = {
+        "Instruct": "rows.json",
+        "Labelled": "table.tsv",
+        "LabelledWords": "words.conll",
+        "Questions": "squad.json",
+    }
     paths = {kind: str(directory / name) for kind, name in names.items()}
     paths["Parallel"] = f"{text},{text}"
     files(config.data.source).paths = paths.get(config.data.kind, text)
@@ -179,6 +190,8 @@ def test_trains_resumes_and_generates_scores_or_classifies(name, tmp_path, monke
         "finetune/classify.py:weights=lora,layerwise=0.9",
         "finetune/answer",
         "finetune/answer.py:heldout=dev.json,length=512",
+        "finetune/instruct",
+        "finetune/instruct.py:weights=lora,heldout=dev.jsonl,template=own",
         "finetune/tag",
         "finetune/tag.py:heldout=dev.conllu,test=test.conllu,column=xpos",
         "finetune/data_to_text",
@@ -215,7 +228,7 @@ def test_as_published_is_an_experiment(argument):
     from lm_research.train.journal import check_samples
 
     config = config_flag.loaded(str(CONFIGS / argument) + ("" if ":" in argument else ".py"))
-    own = "Parallel", "Labelled", "LabelledWords", "Questions"
+    own = "Parallel", "Instruct", "Labelled", "LabelledWords", "Questions"
     if config.data.kind in own and config.data.source.kind != "TFDS" and "corpus" not in argument:
         files(config.data.source).paths = "pairs.tsv"  # the user's own
     given = timed(completed(config), config.steps or 1000)

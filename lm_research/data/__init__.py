@@ -2,6 +2,8 @@
 
 from lm_research.data.bag import Bag
 from lm_research.data.conll import CoNLL
+from lm_research.data.conversations import Conversations
+from lm_research.data.instruct import Instruct
 from lm_research.data.labelled import Labelled
 from lm_research.data.labelled_words import LabelledWords
 from lm_research.data.pack import Packed
@@ -26,8 +28,10 @@ __all__ = [
     "Bytes",
     "Characters",
     "CoNLL",
+    "Conversations",
     "Documents",
     "EachTarget",
+    "Instruct",
     "Labelled",
     "LabelledWords",
     "Memory",
