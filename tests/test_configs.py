@@ -58,7 +58,7 @@ SHRUNK = {
         {"evals.written.limit": 2},
     ),
     "finetune/summarize": (
-        "width=16,layers=1,vocab=257,length=24,summary=8,batch=8,epochs=0.88",
+        "width=16,layers=1,vocab=257,length=24,new=8,batch=8,epochs=0.88",
         {"evals.written.limit": 2},
     ),
     "finetune/glue": (

@@ -38,13 +38,26 @@ def asked(tokenizer: Tokenizer, messages: Sequence[Message]) -> np.ndarray:
     """
     template, messages = _template(tokenizer), _guarded(tokenizer, messages)
     text = template.render(messages, prompt=True)
-    if tokenizer.joins and any(message["role"] == "assistant" for message in messages):
-        # Answers are cut off from what is around them, as they were learned.
-        parts = [part for part, _ in template.parts(messages, tokenizer.special)]
-        if text.startswith(whole := "".join(parts)):
-            parts.append(text[len(whole) :])
-            return np.concatenate([tokenizer.spoken(part)[0] for part in parts if part])
-    return tokenizer.spoken(text)[0]
+    parts = _before(tokenizer, messages) if tokenizer.joins else []
+    whole = "".join(parts)
+    if not text.startswith(whole):  # how a template shows earlier turns may hang on later ones
+        return tokenizer.spoken(text)[0]
+    parts.append(text[len(whole) :])
+    return np.concatenate([tokenizer.spoken(part)[0] for part in parts if part])
+
+
+def _before(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[str]:
+    """A text in parts, of which answers are cut off from what is around them, as they are learned.
+
+    Of a conversation without answers, or whose answers the template rewrites, there are none.
+    """
+    if all(message["role"] != "assistant" for message in messages):
+        return []
+    try:
+        parts = _template(tokenizer).parts(messages, tokenizer.special)
+    except UserError:
+        return []
+    return [text for text, _ in parts]
 
 
 def ends(tokenizer: Tokenizer | None) -> tuple[int, ...]:

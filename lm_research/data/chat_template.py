@@ -6,8 +6,10 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from lm_research.data.text import whole_text
 from lm_research.errors import UserError
 
 Message = Mapping[str, str]  # role, content, and perhaps the input that an instruction is about
@@ -145,14 +147,25 @@ class ChatTemplate:
             raise UserError(f"the chat template fails on it: {_line(error)}") from None
 
 
-def named(name: str, bos: bool) -> str:
-    """The source of a template of ours.
+def template(name: str, bos: bool, where: str) -> str:
+    """The source of a template of ours, or in a file.
 
     Args:
-      name: one of `NAMED`.
-      bos: whether the tokenizer begins every text with its `bos`, as Llama's does.
+      name: one of `NAMED`, or a file's, which ends in .jinja.
+      bos: whether the tokenizer begins every text with its `bos`, as Llama's does; so do ours then.
+      where: what gave the name, for messages.
+
+    Raises:
+      UserError: there is no such template.
     """
-    return ("{{- bos_token }}" if bos else "") + NAMED[name]
+    if name in NAMED:
+        return ("{{- bos_token }}" if bos else "") + NAMED[name]
+    if not name.endswith(".jinja"):
+        known = ", ".join(NAMED)
+        raise UserError(f"{where} is {name!r}; it takes {known}, or the name of a .jinja file")
+    if not Path(name).is_file():
+        raise UserError(f"{where}: there is no file {name}")
+    return whole_text(Path(name))
 
 
 @functools.lru_cache(16)

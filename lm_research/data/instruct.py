@@ -12,7 +12,7 @@ from lm_research import log
 from lm_research.data import shards
 from lm_research.data import tokenizer as tokenizers
 from lm_research.data.chat import conversed, templated
-from lm_research.data.chat_template import NAMED, named
+from lm_research.data.chat_template import NAMED, template
 from lm_research.data.pairs import Originals
 from lm_research.data.prepare import (
     Part,
@@ -28,7 +28,6 @@ from lm_research.data.prepare import (
 from lm_research.data.rows import Rows, filled, numbered
 from lm_research.data.shards import Shards, replacing
 from lm_research.data.source import Source, within
-from lm_research.data.text import whole_text
 from lm_research.data.texts import document, sizes
 from lm_research.data.tokenizer import Tokenizer
 from lm_research.data.vocabulary import Pretrained, Trains
@@ -216,21 +215,18 @@ class Instruct:
 
     def _template(self, tokenizer: Tokenizer | None, strict: bool = True) -> str | None:
         """The template's source; where it is not `strict`, None if only a tokenizer would tell."""
-        if self.template.endswith(".jinja"):
-            if not Path(self.template).is_file():
-                raise UserError(f"data.template: there is no file {self.template}")
-            return whole_text(Path(self.template))
-        if tokenizer is None:
+        own = self.template in ("auto", "own")
+        if tokenizer is None and not self.template.endswith(".jinja"):
             return None
-        if self.template in ("auto", "own") and tokenizer.chat is not None:
+        if own and tokenizer.chat is not None:
             return tokenizer.chat.source
         if self.template == "own" and strict:
             raise UserError(
                 "data.template is 'own', and the tokenizer has no chat template; it takes "
                 f"{', '.join(NAMED)}, or the name of a .jinja file"
             )
-        bos = tokenizer.bos is not None and tokenizer.frame[0].tolist()[:1] == [tokenizer.bos]
-        return named("alpaca" if self.template in ("auto", "own") else self.template, bos)
+        bos = tokenizer is not None and tokenizer.begins
+        return template("alpaca" if own else self.template, bos, "data.template")
 
 
 def _messages(part: Part) -> Iterator[tuple[str, list]]:

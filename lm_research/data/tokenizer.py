@@ -169,6 +169,11 @@ class Tokenizer:
         return self.decode([*self.encode("a"), *self.encode("a")]) == "aa"
 
     @functools.cached_property
+    def begins(self) -> bool:
+        """Whether every whole text begins with `bos`, as Llama's do."""
+        return self.bos is not None and self.frame[0].tolist()[:1] == [self.bos]
+
+    @functools.cached_property
     def chat(self) -> ChatTemplate | None:
         """The template of conversations that its directory carries, if it does."""
         found = self._config.get("chat_template")

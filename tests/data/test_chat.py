@@ -42,7 +42,7 @@ THINKS = """\
 TEMPLATES = {
     "chatml": (chat_template.CHATML, ["A cat & é.<|im_end|>", "It sat.\n\nThen not.<|im_end|>"]),
     "alpaca": (
-        chat_template.named("alpaca", bos=True),
+        chat_template.template("alpaca", True, ""),
         ["A cat & é.<|endoftext|>", "It sat.\n\nThen not.<|endoftext|>"],
     ),
     "block": (BLOCK, ["A cat & é.<|end|>", "It sat.\n\nThen not.<|end|>"]),
