@@ -55,7 +55,6 @@ def trains(name: str, data: Path, knobs: str) -> list[str]:
         f"--config={CONFIGS / 'instruct.py'}:{given}",
         f"--config.data.source.paths={files}",
         "--config.data.source.empty=leave out",
-        "--config.model.hidden=512",
     ]
 
 
@@ -75,12 +74,17 @@ def judges(name: str, data: Path, scratch: Path) -> list[str]:
 
 
 def trained(name: str, workdir: Path, minutes: float, flags: list[str]) -> float:
-    """Trains a run for so long, or to its end; the minutes it has been trained for in all."""
+    """Trains a run for so long, or to its end; the minutes it has been trained for in all.
+
+    What it takes to prepare its data is not counted.
+    """
+    place = f"--workdir={workdir}"
+    subprocess.run(command("prepare", *flags, place), check=True, stdout=subprocess.DEVNULL)
     spent = workdir / "minutes.json"
     before = json.loads(spent.read_text()) if spent.is_file() else 0.0
     start = time.monotonic()
     if minutes > before:
-        process = subprocess.Popen(command("train", *flags, f"--workdir={workdir}"))
+        process = subprocess.Popen(command("train", *flags, place))
         try:
             process.wait(60 * (minutes - before))
         except subprocess.TimeoutExpired:

@@ -76,12 +76,12 @@ def test_the_oldest_turns_are_forgotten_and_the_system_message_is_not():
     tokenizer = templated(Bytes().train(()), ALPACA)
     talk = Talk(tokenizer, "Be.")
     for number in range(3):
-        tokens, forgotten = talk.ask(f"{number}" * 20, room=120)
+        tokens, forgotten = talk.ask(f"{number}" * 20, room=125)
         talk.answered("a" * 10)
         assert forgotten == (number == 2) and tokenizer.decode(tokens).startswith("Be.\n\n### I")
     assert [turn["content"][:1] for turn in talk.turns] == ["1", "a", "2", "a"]
     with pytest.raises(UserError, match="ask for less"):
-        talk.ask("x" * 99, room=120)
+        talk.ask("x" * 99, room=125)
     assert len(talk.turns) == 4
 
 
