@@ -61,13 +61,17 @@ SHRUNK = {
         {"evals.written.limit": 2},
     ),
     "finetune/summarize": (
-        "width=16,layers=1,vocab=257,length=24,summary=8,batch=8,epochs=0.88",
+        "width=16,layers=1,vocab=257,length=24,new=8,batch=8,epochs=0.88",
         {"evals.written.limit": 2},
     ),
     "finetune/glue": (
         "task=sst2,text=text,path=.,width=16,layers=1,heads=2,vocab=261,length=16,batch=8,"
         "epochs=0.8,peak=5e-5",  # the program of finetune/classify, which need not be compiled anew
         {"data.classes": ("no", "yes")},
+    ),
+    "finetune/instruct": (
+        f"family=llama,{HEAD},length=32,new=4,limit=2,epochs=1,template=chatml",
+        {"model.hidden": 16, "data.heldout": 0.2},
     ),
     "finetune/tag": (f"{HEAD},length=16,epochs=1,column=-1", {"data.heldout": 0.2}),
     "gpt2_small": (
@@ -115,8 +119,15 @@ def shrunk(name, directory):
     contexts = [{"context": f"{context} {q['id']}", "qas": [q]} for q in asked]
     (directory / "squad.json").write_text(json.dumps({"data": [{"paragraphs": contexts}]}))
     (directory / "arc.csv").write_text("Who sat?,a cat,a mat,A\nWho?,a,b,me,,C\n" * 20)
-    names = {"Labelled": "table.tsv", "LabelledWords": "words.conll", "Questions": "squad.json"}
-    names["Choices"] = "arc.csv"
+    rows = [{"instruction": f"Who? {i}", "output": "The cat."} for i in range(40)]
+    (directory / "rows.json").write_text(json.dumps(rows))
+    names = {
+        "Choices": "arc.csv",
+        "Instruct": "rows.json",
+        "Labelled": "table.tsv",
+        "LabelledWords": "words.conll",
+        "Questions": "squad.json",
+    }
     paths = {kind: str(directory / name) for kind, name in names.items()}
     paths["Parallel"] = f"{text},{text}"
     files(config.data.source).paths = paths.get(config.data.kind, text)
@@ -199,6 +210,8 @@ def test_trains_and_generates_scores_or_classifies(name, tmp_path):
         "finetune/classify.py:weights=lora,layerwise=0.9",
         "finetune/answer",
         "finetune/answer.py:heldout=dev.json,length=512",
+        "finetune/instruct",
+        "finetune/instruct.py:weights=lora,heldout=dev.jsonl,template=own",
         "finetune/tag",
         "finetune/tag.py:heldout=dev.conllu,test=test.conllu,column=xpos",
         "finetune/data_to_text",
@@ -235,7 +248,7 @@ def test_as_published_is_an_experiment(argument):
     from lm_research.train.journal import check_samples
 
     config = config_flag.loaded(str(CONFIGS / argument) + ("" if ":" in argument else ".py"))
-    own = "Parallel", "Labelled", "LabelledWords", "Questions", "Choices"
+    own = "Parallel", "Instruct", "Labelled", "LabelledWords", "Questions", "Choices"
     if config.data.kind in own and config.data.source.kind != "TFDS" and "corpus" not in argument:
         files(config.data.source).paths = "pairs.tsv"  # the user's own
     given = timed(completed(config), config.steps or 1000)

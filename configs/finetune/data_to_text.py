@@ -11,86 +11,38 @@
 learned from and all of them counting as references. Other facts come as `Pairs` reads them, each
 line's `source` written as above or in any other way that is always the same; a tenth is held out.
 `init` is a Hugging Face directory or a run of ours; without it, a small T5 begins from nothing. The
-run keeps the parameters whose texts have the best BLEU.
+run keeps the parameters whose texts have the best BLEU. The other knobs are those of
+`summarize.py`.
 """
+
+from pathlib import Path
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm_research.config import knobs
+from lm_research.commands.config_flag import loaded
+from lm_research.config import parted
+
+OWN = dict(corpus="", language="en")
+SMALL = "length=128,new=0,epochs=20,batch=16,peak=1e-3,layers=3,vocab=6000,evaluations=0.5"
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Knobs: corpus, language; length; epochs, peak; width, layers; others."""
-    knob = knobs(
-        arg,
-        corpus="",
-        language="en",
-        length=128,
-        epochs=20.0,
-        batch=16,
-        peak=1e-3,
-        warmup=0.1,
-        smoothing=0.1,
-        dropout=0.1,
-        width=256,
-        layers=3,
-        vocab=6000,
-        evaluations=0.5,  # in an epoch
-        limit=200,
-        patience=5,
-        dtype="float32",
+    """Knobs: corpus, language; those of summarize."""
+    knob, rest = parted(arg, **OWN)
+    config = loaded(f"{Path(__file__).with_name('summarize.py')}:{SMALL},{rest}").to_dict(
+        preserve_field_references=True
     )
     part = lambda name: dict(
         kind="WebNLG", paths=knob.corpus, names=f"*/{knob.language}/{name}/*.xml"
     )
-    source = part("train") if knob.corpus else dict(kind="Pairs", paths=placeholder(str))
-    often = min(0.999, 1 / (knob.evaluations * knob.epochs))  # a share of the run
-    return ConfigDict(
-        dict(
-            model=dict(
-                kind="T5",
-                vocab=placeholder(int),
-                width=knob.width,
-                layers=knob.layers,
-                heads=max(1, knob.width // 64),
-                head=min(64, knob.width),
-                hidden=2 * knob.width,
-                dropout=knob.dropout,
-                dtype=knob.dtype,
-            ),
-            objective=dict(kind="Seq2Seq", length=knob.length, smoothing=knob.smoothing),
-            data=dict(
-                kind="Parallel",
-                source=dict(kind="EachTarget", source=source),
-                heldout=part("dev") if knob.corpus else 0.1,
-                tokenizer=dict(kind="BPE", vocab=knob.vocab),
-                packed=True,
-            ),
-            weights=dict(kind="Full"),
-            optimizer=dict(
-                kind="AdamW",
-                peak=knob.peak,
-                warmup=knob.warmup,
-                shape="linear",
-                final=0.0,
-                b2=0.98,
-                decay=0.01,
-                clip=1.0,
-            ),
-            evals=dict(
-                heldout=dict(kind="HeldOut", every=often),
-                written=dict(kind="Generation", every=often, limit=knob.limit),
-            ),
-            mesh=dict(data=-1, fsdp=1, tensor=1),
-            seed=0,
-            steps=placeholder(int),
-            batch=dict(size=knob.batch, microbatches=1, steps_per_dispatch=1, epochs=knob.epochs),
-            init=placeholder(str),
-            resume="same",
-            checkpoint=dict(
-                every=often, keep=1, best="written/bleu", better="higher", patience=knob.patience
-            ),
-            log=dict(every=10, tensorboard=True, samples=dict(every=0)),
-        )
+    config["model"]["hidden"] = 2 * config["model"]["width"]
+    config["data"]["source"]["source"] = (
+        part("train") if knob.corpus else dict(kind="Pairs", paths=placeholder(str))
     )
+    if knob.corpus:
+        config["data"]["heldout"] = part("dev")
+    config["optimizer"]["b2"] = 0.98
+    config["evals"]["written"]["metrics"] = ["bleu", "chrf"]
+    config["checkpoint"]["best"] = "written/bleu"
+    return ConfigDict(config)

@@ -20,12 +20,12 @@ from lm_research.config import knobs
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Knobs: heldout (a file); length, summary (tokens); epochs, peak; width, layers; others."""
+    """Knobs: heldout (a file); length, new (tokens; 0 is length); epochs, peak; width; others."""
     knob = knobs(
         arg,
         heldout="",
         length=512,
-        summary=64,
+        new=64,
         epochs=10.0,
         batch=8,
         peak=3e-4,
@@ -80,7 +80,7 @@ def get_config(arg: str = "") -> ConfigDict:
                     kind="Generation",
                     every=often,
                     limit=knob.limit,
-                    length=knob.summary,
+                    length=knob.new or placeholder(int),
                     metrics=["rouge"],
                 ),
             ),

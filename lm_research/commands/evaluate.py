@@ -14,8 +14,8 @@ def define() -> None:
         "paths",
         None,
         "text files to score, or for an encoder-decoder pairs of texts (.tsv, .jsonl, or two "
-        "parallel files), or for a run that tells classes, labels or answers files like those it "
-        "was trained on; by default the run's held-out text",
+        "parallel files), or for a run that tells classes, labels or answers, or was trained on "
+        "conversations, files like those it was trained on; by default the run's held-out text",
     )
     flags.DEFINE_string(
         "choices",
@@ -57,7 +57,7 @@ def run(values: flags.FlagValues) -> None:
             return _choices(values, loaded, Path(scratch))
         if values.paths is None:
             objective, data = _of_run(path, loaded, values.length)
-        elif getattr(loaded.model, "classes", None):
+        elif getattr(loaded.model, "classes", None) or _chats(path):
             objective, data = _of_alike(path, loaded, values, Path(scratch))
         elif isinstance(loaded.model, EncoderDecoder):
             longest = loaded.context or loaded.model.context or 512
@@ -187,6 +187,13 @@ def _of_run(path: Path, loaded: Any, length: int | None) -> tuple[Any, Any]:
     return objective.bound(loaded.tokenizer), data
 
 
+def _chats(path: Path) -> bool:
+    """Whether it is a run on conversations, which files of text are not."""
+    from lm_research.train.restore import is_run, stored_config
+
+    return is_run(path) and stored_config(path).get("data", {}).get("kind") == "Instruct"
+
+
 def _of_alike(path: Path, loaded: Any, values: flags.FlagValues, scratch: Path) -> Any:
     """A run's own objective, and all of some files that are like those of its data."""
     import dataclasses
@@ -203,7 +210,9 @@ def _of_alike(path: Path, loaded: Any, values: flags.FlagValues, scratch: Path) 
     section = {**stored["data"], "source": source, "heldout": source, "tokenizer": tokenizer}
     section |= {"others": {}} if "others" in section else {}
     named = stored["data"]["kind"] in ("Labelled", "LabelledWords")
-    if named and not stored["data"].get("numeric"):
+    if stored["data"]["kind"] == "Instruct":
+        section["template"] = "own"
+    elif named and not stored["data"].get("numeric"):
         section["classes"] = list(loaded.model.classes)
     objective = part(stored, "objective")
     if values.length is not None:

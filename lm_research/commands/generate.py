@@ -46,6 +46,17 @@ def define() -> None:
         "when beam search is done: once the best candidate would not enter the best ended texts, "
         "as soon as there are as many texts as beams, or once nothing better can come",
     )
+    flags.DEFINE_float(
+        "repetition_penalty",
+        1.0,
+        "divides the positive scores of tokens that occurred, and multiplies negative ones",
+    )
+    flags.DEFINE_integer("no_repeat", None, "no sequence of so many tokens occurs twice", 1)
+    flags.DEFINE_multi_string("stop", [], "text before which a continuation ends; may be repeated")
+    flags.DEFINE_bool(
+        "chat", False, "whether a prompt is a message to be answered, by the chat template"
+    )
+    flags.DEFINE_string("system", None, "with --chat, a message before the prompt's")
     flags.DEFINE_integer("samples", 1, "continuations of each prompt", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "of the draws", lower_bound=0, upper_bound=2**32 - 1)
     flags.DEFINE_bool("stream", None, "print text as it comes; by default on a terminal")
@@ -60,7 +71,7 @@ def run(values: flags.FlagValues) -> None:
     from lm_research import log, mesh
     from lm_research.infer import beam_search, generate
     from lm_research.infer.shapes import check
-    from lm_research.infer.text import encoded, jsonl, request
+    from lm_research.infer.text import encoded, jsonl, stopping
     from lm_research.train.restore import open_checkpoint
 
     write = functools.partial(beam_search, beam=_beam(values))
@@ -69,17 +80,22 @@ def run(values: flags.FlagValues) -> None:
     with mesh.Mesh().activate():
         loaded = open_checkpoint(values.checkpoint, dtype=values.dtype)
         lines = _requests(values, loaded)
-        prompts = [encoded(line, loaded.tokenizer, request(loaded.model)) for line in lines]
+        encode, eos = _encoding(values, loaded)
+        prompts = [encoded(line, loaded.tokenizer, encode) for line in lines]
         for line, prompt in zip(lines, prompts):
             check(loaded.model, prompt, line.where, values.length)
         if printer := _printer(values, loaded, prompts):
             write = functools.partial(write, stream=printer.show)
+        if values.stop:
+            given = _before(values, loaded, prompts)
+            stops = stopping(loaded.tokenizer, given, values.stop)
+            write = functools.partial(write, stops=stops)
         results = write(
             loaded.model,
             loaded.params,
             prompts,
             length=values.length,
-            eos=loaded.eos,
+            eos=eos,
             samples=values.samples,
             prefix=loaded.prefix,
         )
@@ -87,41 +103,78 @@ def run(values: flags.FlagValues) -> None:
         printer.end()
     elif values.output is None:
         for result in results:
-            print(_heading(values, result, len(prompts)) + _text(loaded, lines, prompts, result))
+            print(
+                _heading(values, result, len(prompts))
+                + _text(values, loaded, lines, prompts, result)
+            )
     if values.output is not None:
         path = Path(values.output)
         one = _json if jsonl(path) else _line
-        text = "".join(one(loaded, lines, prompts, result) + "\n" for result in results)
+        text = "".join(one(values, loaded, lines, prompts, result) + "\n" for result in results)
         log.write_text(path, text)
         print(f"{len(results)} continuations: {values.output}", file=sys.stderr)
 
 
 def _sampler(values: flags.FlagValues) -> Any:
+    import dataclasses
+
     from lm_research.errors import UserError
-    from lm_research.infer.sample import Sampler
+    from lm_research.infer.sample import given_sampler
 
     if values.greedy and values["temperature"].present:
         raise UserError("--greedy is --temperature=0; give one of them")
-    temperature = 0.0 if values.greedy else values.temperature
-    try:
-        return Sampler(temperature, values.top_k, values.top_p, values.min_p)
-    except ValueError as error:
-        raise UserError(f"--{error}") from None
+    sampler = given_sampler(values)
+    return dataclasses.replace(sampler, temperature=0.0) if values.greedy else sampler
+
+
+def _encoding(values: flags.FlagValues, loaded: Any) -> tuple[Any, tuple[int, ...]]:
+    """How a prompt becomes tokens, and the tokens that end what is written."""
+    from lm_research.data.chat import asked, ends
+    from lm_research.errors import UserError
+    from lm_research.infer.text import request
+
+    if not values.chat:
+        if values.system is not None:
+            raise UserError("--system is for a conversation: give --chat")
+        return request(loaded.model), loaded.eos
+    if _reads(loaded) or loaded.tokenizer is None or loaded.tokenizer.chat is None:
+        raise UserError(
+            f"--chat takes a decoder with a chat template, and {values.checkpoint} is none; "
+            "configs/finetune/instruct.py trains one"
+        )
+    system = [] if values.system is None else [{"role": "system", "content": values.system}]
+    encode = lambda tokenizer, text: asked(tokenizer, [*system, {"role": "user", "content": text}])
+    return encode, tuple(dict.fromkeys((*loaded.eos, *ends(loaded.tokenizer))))
+
+
+def _before(values: flags.FlagValues, loaded: Any, prompts: list) -> list:
+    """What the text of each continuation goes on with."""
+    from lm_research.errors import UserError
+
+    if loaded.tokenizer is None:
+        raise UserError("--stop is text, and the checkpoint has no tokenizer")
+    if not all(values.stop):
+        raise UserError("--stop is empty; it takes a text")
+    return [()] * len(prompts) if _reads(loaded) else prompts
 
 
 def _beam(values: flags.FlagValues) -> Any:
     """How to search; None where tokens are to be drawn."""
     from lm_research.errors import UserError
     from lm_research.infer import Beam
+    from lm_research.infer.sample import given_sampler
 
-    drawn = ("greedy", "temperature", "top_k", "top_p", "min_p", "seed", "stream")
+    drawn = ("greedy", "temperature", "top_k", "top_p", "min_p", "seed", "stream", "stop")
     searched = ("length_penalty", "early_stopping")
     if given := [name for name in drawn if values.beams > 1 and values[name].present]:
         raise UserError(f"--{given[0]} is for drawing tokens, and --beams={values.beams} searches")
     if given := [name for name in searched if values.beams == 1 and values[name].present]:
         raise UserError(f"--{given[0]} is for beam search: give --beams=5, or another number")
     stopping = {"false": False, "true": True, "never": "never"}[values.early_stopping]
-    return Beam(values.beams, values.length_penalty, stopping) if values.beams > 1 else None
+    if values.beams == 1:
+        return None
+    repetition = given_sampler(values).repetition
+    return Beam(values.beams, values.length_penalty, stopping, repetition)
 
 
 def _reads(loaded: Any) -> bool:
@@ -202,11 +255,11 @@ def _printer(values: flags.FlagValues, loaded: Any, prompts: list) -> _Printer |
         return None
     tokenizer = loaded.tokenizer
     if _reads(loaded):
-        return _Printer("", None if tokenizer is None else Transcript(tokenizer, ()))
+        return _Printer("", None if tokenizer is None else Transcript(tokenizer, (), values.stop))
     if tokenizer is None:
         return _Printer(" ".join(map(str, prompts[0])), None)
-    start = values.prompt[0] if values.prompt else ""
-    return _Printer(start, Transcript(tokenizer, prompts[0]))
+    start = values.prompt[0] if values.prompt and not values.chat else ""
+    return _Printer(start, Transcript(tokenizer, prompts[0], values.stop))
 
 
 def _heading(values: flags.FlagValues, result: Any, prompts: int) -> str:
@@ -215,22 +268,24 @@ def _heading(values: flags.FlagValues, result: Any, prompts: int) -> str:
     return f"--- prompt {result.request + 1}, sample {result.sample + 1}\n"
 
 
-def _text(loaded: Any, lines: list, prompts: list, result: Any) -> str:
+def _text(values: flags.FlagValues, loaded: Any, lines: list, prompts: list, result: Any) -> str:
     """Prompt and continuation, as a reader wants them; of a source what was written from it."""
-    from lm_research.infer.text import continuation
+    from lm_research.infer.text import answer, continuation
 
     prompt, tokenizer = prompts[result.request], loaded.tokenizer
     before = () if _reads(loaded) else prompt
     if tokenizer is None:
         return " ".join(map(str, [*before, *result.tokens]))
+    if values.chat:
+        return answer(tokenizer, loaded.model, prompt, result.tokens, values.stop)
     if _reads(loaded):
-        return continuation(tokenizer, before, result.tokens)
+        return continuation(tokenizer, before, result.tokens, values.stop)
     start = lines[result.request].text
     start = tokenizer.decode(prompt) if start is None else start
-    return start + continuation(tokenizer, prompt, result.tokens)
+    return start + continuation(tokenizer, prompt, result.tokens, values.stop)
 
 
-def _line(loaded: Any, lines: list, prompts: list, result: Any) -> str:
+def _line(values: flags.FlagValues, loaded: Any, lines: list, prompts: list, result: Any) -> str:
     """A continuation as one line, without a tokenizer of ids; of a blank source a blank one."""
     from lm_research.infer.text import answer
 
@@ -240,11 +295,11 @@ def _line(loaded: Any, lines: list, prompts: list, result: Any) -> str:
     if loaded.tokenizer is None:
         return " ".join(map(str, result.tokens))
     prompt = prompts[result.request]
-    text = answer(loaded.tokenizer, loaded.model, prompt, result.tokens)
+    text = answer(loaded.tokenizer, loaded.model, prompt, result.tokens, values.stop)
     return " ".join(text.split())
 
 
-def _json(loaded: Any, lines: list, prompts: list, result: Any) -> str:
+def _json(values: flags.FlagValues, loaded: Any, lines: list, prompts: list, result: Any) -> str:
     import json
 
     from lm_research.infer.text import continuation
@@ -253,7 +308,7 @@ def _json(loaded: Any, lines: list, prompts: list, result: Any) -> str:
     texts = {}
     if loaded.tokenizer is not None:
         before = () if _reads(loaded) else prompt
-        texts = {"text": continuation(loaded.tokenizer, before, result.tokens)}
+        texts = {"text": continuation(loaded.tokenizer, before, result.tokens, values.stop)}
         if line.text is not None:
             texts = {"prompt": line.text, **texts}
     return json.dumps(

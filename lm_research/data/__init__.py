@@ -3,6 +3,8 @@
 from lm_research.data.bag import Bag
 from lm_research.data.choices import Choices
 from lm_research.data.conll import CoNLL
+from lm_research.data.conversations import Conversations
+from lm_research.data.instruct import Instruct
 from lm_research.data.labelled import Labelled
 from lm_research.data.labelled_words import LabelledWords
 from lm_research.data.multiple_choice import MultipleChoice
@@ -29,8 +31,10 @@ __all__ = [
     "Characters",
     "Choices",
     "CoNLL",
+    "Conversations",
     "Documents",
     "EachTarget",
+    "Instruct",
     "Labelled",
     "LabelledWords",
     "Memory",

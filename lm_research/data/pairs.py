@@ -4,13 +4,13 @@ import dataclasses
 import functools
 import itertools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lm_research import log
 from lm_research.data import tokenizer as tokenizers
 from lm_research.data.prepare import (
-    Part,
     Prepared,
     check_heldout,
     determined,
@@ -174,7 +174,7 @@ class Tagged:
 
 @dataclasses.dataclass(frozen=True)
 class Originals:
-    """Records {"source": str, "targets": [str, ...]} as `Parallel` keeps those that it holds out.
+    """Records {"source": str, "targets": [str, ...]} as data keeps those that it holds out.
 
     Attributes:
       path: a file of a JSON object per line.
@@ -196,12 +196,9 @@ class Originals:
         return [json.loads(line) for line in _lines(self.path)]
 
     @classmethod
-    def written(cls, path: Path, part: Part) -> "Originals":
-        """The records of a part of the data, kept in a file."""
-        source, places = part
-        records = (source[place] for place in places.tolist())
-        kept = ({"source": r["source"], "targets": list(targets(r))} for r in records)
-        log.write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+    def written(cls, path: Path, records: Iterable[dict[str, Any]]) -> "Originals":
+        """Records, kept in a file."""
+        log.write_text(path, "".join(json.dumps(record) + "\n" for record in records))
         return cls(path)
 
 
@@ -275,7 +272,10 @@ class Parallel:
         tokenizer = self.tokenizer.train(itertools.chain.from_iterable(sides))
         tokenizer.save(directory / "tokenizer")
         facts = write_texts(directory, SIDES, parts, tokenizer)
-        Originals.written(directory / ORIGINALS, parts["heldout"])
+        source, places = parts["heldout"]
+        records = (source[place] for place in places.tolist())
+        kept = ({"source": r["source"], "targets": list(targets(r))} for r in records)
+        Originals.written(directory / ORIGINALS, kept)
         named = {"tokenizer": tokenizer.hash, "vocab": tokenizer.vocab}
         return {**named, **facts, "content": facts["train_target_texts"]}
 

@@ -59,3 +59,16 @@ class Rows:
             opened.append([place])
             left = np.concatenate([left, self.length - sizes[place][None]])
         return [np.array(row) for row in closed + opened]
+
+
+def numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which text of a row each token is of, from 1 on, and its position there; of sizes."""
+    number = np.repeat(np.arange(1, len(counts) + 1), counts)
+    return number, np.arange(len(number)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def filled(array: np.ndarray, length: int, dtype: Any = np.int32) -> np.ndarray:
+    """An array, and zeros after it up to a length."""
+    result = np.zeros(length, dtype)
+    result[: len(array)] = array
+    return result

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from lm_research.data.chat_template import GUARD, ChatTemplate
 from lm_research.data.frame import PairFrame
 from lm_research.errors import UserError
 
@@ -125,6 +127,73 @@ class Tokenizer:
         return [
             (np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in found
         ]
+
+    def spoken(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """int32 ids of a text whose special tokens mean themselves, and `encode_spans`' characters.
+
+        Those in which a `GUARD` stands are text; it counts as no character.
+
+        Raises:
+          UserError: a character is unknown to it.
+        """
+        if GUARD not in text and self._characters is None:
+            found = self._speaking.encode(text, add_special_tokens=False)
+            return np.array(found.ids, np.int32), np.array(found.offsets, np.int32).reshape(-1, 2)
+        pieces, start = [], 0
+        for i, part in enumerate(re.split(f"({self.special.pattern})", text)):
+            part = part.replace(GUARD, "")
+            if i % 2:
+                ids = np.array([self._tokenizer.token_to_id(part)], np.int32)
+                spans = np.array([[0, len(part)]], np.int32)
+            else:
+                [(ids, spans)] = self.encode_spans([part])
+            pieces.append((ids, spans + start))
+            start += len(part)
+        return tuple(np.concatenate(arrays) for arrays in zip(*pieces))
+
+    @functools.cached_property
+    def special_ids(self) -> dict[int, str]:
+        """How each special token is spelled, by id."""
+        found = self._tokenizer.get_added_tokens_decoder()
+        return {number: token.content for number, token in found.items() if token.special}
+
+    @functools.cached_property
+    def special(self) -> re.Pattern:
+        """Any special token; of several that begin alike, the longest."""
+        spelled = sorted(filter(None, self.special_ids.values()), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, spelled)) or "(?!)")
+
+    @functools.cached_property
+    def joins(self) -> bool:
+        """Whether texts can be encoded apart and joined: no space is added before one."""
+        return self.decode([*self.encode("a"), *self.encode("a")]) == "aa"
+
+    @functools.cached_property
+    def begins(self) -> bool:
+        """Whether every whole text begins with `bos`, as Llama's do."""
+        return self.bos is not None and self.frame[0].tolist()[:1] == [self.bos]
+
+    @functools.cached_property
+    def chat(self) -> ChatTemplate | None:
+        """The template of conversations that its directory carries, if it does."""
+        found = self._config.get("chat_template")
+        if isinstance(found, list):  # several, by name
+            found = {one["name"]: one["template"] for one in found}.get("default")
+        special = {f"{role}_token": token for role, token in self._special.items()}
+        return ChatTemplate(found, special) if found else None
+
+    def extended(self, template: str, tokens: Sequence[str]) -> "Tokenizer":
+        """The same with a chat template, and special tokens besides, of the next ids."""
+        tokenizer = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.add_special_tokens(list(tokens))
+        return Tokenizer(tokenizer, self._special, {**self._config, "chat_template": template})
+
+    @functools.cached_property
+    def _speaking(self) -> tokenizers.Tokenizer:
+        """To which the spelling of a special token means it."""
+        tokenizer = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.encode_special_tokens = False
+        return tokenizer
 
     @functools.cached_property
     def _spaces(self) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import flax.linen as nn
 
 from lm_research import log
 from lm_research.data import Source
+from lm_research.data.chat import asked, ends
 from lm_research.data.pairs import targets
 from lm_research.errors import UserError
 from lm_research.infer import beam_search, generate
@@ -23,6 +25,9 @@ ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 @dataclasses.dataclass(frozen=True)
 class Generation:
     """Writes a text from each held-out source, and compares it with the targets as they were.
+
+    Of a conversation the source is what comes before its last answer; one that leaves no room for
+    an answer is passed over.
 
     BLEU and chrF are sacrebleu's, ROUGE is rouge-score's with stemming, the best of several targets
     for each text; all of them in hundredths. Their signatures are among the run's facts.
@@ -69,17 +74,17 @@ class Generation:
                 "the evaluator Generation compares texts with targets, and this data keeps none: "
                 "it takes data=Parallel, prepared by this version, or evals.NAME.source"
             )
-        count = len(records) if self.limit is None else min(self.limit, len(records))
         length = objective.length if self.length is None else self.length
         prefix = getattr(objective, "prefix", False)
-        return Bound(
-            self,
-            data.tokenizer,
-            [records[i] for i in range(count)],
-            objective.length,
-            length,
-            prefix,
-        )
+        room = objective.length - length
+        kept = (records[i] for i in range(len(records)) if _fits(data.tokenizer, records[i], room))
+        found = list(itertools.islice(kept, self.limit))
+        if not found:
+            raise UserError(
+                f"no record leaves room for {length} new tokens in {objective.length}; give the "
+                "evaluator Generation a shorter length"
+            )
+        return Bound(self, data.tokenizer, found, objective.length, length, prefix)
 
 
 @dataclasses.dataclass
@@ -113,13 +118,13 @@ class Bound:
         return numbers
 
     def _written(self, model: nn.Module, params: Any) -> list[str]:
-        encode, tokenizer = request(model), self.tokenizer
-        prompts = [self._cut(encode(tokenizer, record["source"])) for record in self.records]
+        tokenizer = self.tokenizer
+        prompts = [self._prompt(request(model), record) for record in self.records]
         for i, prompt in enumerate(prompts):
             check(model, prompt, f"the source of held-out record {i}", self.length)
         given = dict(
             length=self.length,
-            eos=() if tokenizer.eos is None else (tokenizer.eos,),
+            eos=ends(tokenizer),
             prefix=self.prefix,
         )
         if self.settings.beams > 1:
@@ -130,13 +135,20 @@ class Bound:
         texts = (answer(tokenizer, model, prompts[r.request], r.tokens) for r in found)
         return [" ".join(text.split()) for text in texts]
 
-    def _cut(self, tokens):
-        after = self.tokenizer.frame[1]
+    def _prompt(self, encode, record):
+        if "messages" in record:
+            return asked(self.tokenizer, record["messages"])
+        tokens, after = encode(self.tokenizer, record["source"]), self.tokenizer.frame[1]
         if len(tokens) <= self.read:
             return tokens
         tokens = tokens.copy()
         tokens[self.read - len(after) : self.read] = after
         return tokens[: self.read]
+
+
+def _fits(tokenizer: Any, record: Mapping[str, Any], room: int) -> bool:
+    """Whether a record is no conversation, or one of as many tokens as there is room for."""
+    return "messages" not in record or len(asked(tokenizer, record["messages"])) <= room
 
 
 def check_packages(metrics: Sequence[Metric]) -> None:

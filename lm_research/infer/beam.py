@@ -19,10 +19,12 @@ from lm_research.infer.decode import (
     check_requests,
     first_token,
     padded,
+    past,
     prefilled,
     read,
     separate,
 )
+from lm_research.infer.repetition import FREE, Past, Repetition
 from lm_research.layers import shard
 from lm_research.layers.cache import Projected
 
@@ -44,11 +46,13 @@ class Beam:
       early_stopping: when a request is done. True: as soon as it has `beams` texts that ended.
         False: once the best candidate would not enter them if it ended now. "never": once it could
         not even with `length` tokens.
+      repetition: what a candidate is not to say again.
     """
 
     beams: int = 5
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
+    repetition: Repetition = FREE
 
     def __post_init__(self):
         if self.beams < 1:
@@ -139,12 +143,14 @@ def _searched(
     state, output = prefilled(decoder, S, prefix, weights, tokens, lengths, done)
     logits = output.head(output.hidden[:, -1:])[:, 0]
     logits = jnp.repeat(logits, beam.beams, 0)
+    if beam.repetition:
+        state = state.replace(past=past(decoder, tokens, lengths, length))
     state = _each_repeated(state, beam.beams)
     # A forced token costs nothing.
     forced = first_token(decoder)
     free = None if forced is None else jnp.arange(logits.shape[-1]) == forced
     choice = functools.partial(_chosen, beam, length, eos)
-    beams, parents = choice(_empty(done, beam.beams, length), 0, logits, free)
+    beams, parents = choice(_empty(done, beam.beams, length), 0, logits, state.past, free)
     state = _followed(state, beams, parents, 0)
 
     def unfinished(carry):
@@ -155,7 +161,8 @@ def _searched(
     def step(carry):
         i, state, beams = carry
         state, output = read(decoder, weights, state)
-        beams, parents = choice(beams, i, output.head(output.hidden[:, -1:])[:, 0])
+        logits = output.head(output.hidden[:, -1:])[:, 0]
+        beams, parents = choice(beams, i, logits, state.past)
         return i + 1, _followed(state, beams, parents, i), beams
 
     _, _, beams = jax.lax.while_loop(unfinished, step, (1, state, beams))
@@ -177,17 +184,27 @@ def _empty(done: Array, beams: int, length: int) -> Beams:
 
 
 def _chosen(
-    beam: Beam, length: int, eos: Array, beams: Beams, i: Array, logits: Array, free=None
+    beam: Beam,
+    length: int,
+    eos: Array,
+    beams: Beams,
+    i: Array,
+    logits: Array,
+    past: Past | None = None,
+    free: Array | None = None,
 ) -> tuple[Beams, Array]:
     """The candidates with their token `i`, and which of the former each goes on with [B, beams].
 
     Args:
       logits: of the token, [B * beams, V].
+      past: what the candidates said, where they are not to repeat it.
       free: bool [V], the tokens that may come, at no cost; None is all, at their own.
     """
     B, n, _ = beams.tokens.shape
-    logprobs = jax.nn.log_softmax(logits.astype(jnp.float32)).reshape(B, n, -1)
-    cost = logprobs if free is None else jnp.where(free, 0.0, -jnp.inf)
+    logprobs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    cost = logprobs if past is None else beam.repetition(logprobs, past)
+    logprobs, cost = (scores.reshape(B, n, -1) for scores in (logprobs, cost))
+    cost = cost if free is None else jnp.where(free, 0.0, -jnp.inf)
     V = logprobs.shape[-1]
     total = (beams.score[:, :, None] + cost).reshape(B, n * V)
     # As many as are sure to hold `beams` that go on.
@@ -242,7 +259,10 @@ def _followed(state: State, beams: Beams, parents: Array, i: Array) -> State:
     state = state.replace(
         cache=jax.tree.map(follow, state.cache, is_leaf=given), before=kept(state.before)
     )
-    return state.replace(token=beams.tokens[:, :, i].reshape(-1), position=state.position + 1)
+    token = beams.tokens[:, :, i].reshape(-1)
+    if state.past is not None:
+        state = state.replace(past=jax.tree.map(kept, state.past).add(token))
+    return state.replace(token=token, position=state.position + 1)
 
 
 def _each_repeated(state: State, beams: int) -> State:

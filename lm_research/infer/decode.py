@@ -14,6 +14,7 @@ from flax import struct
 from lm_research import tree
 from lm_research.data.pipeline import padded_length
 from lm_research.errors import UserError
+from lm_research.infer.repetition import Past
 from lm_research.infer.sample import Sampler, row_keys
 from lm_research.infer.shapes import check, decoded_rows
 from lm_research.layers import EMPTY, Mask, Output, separated, shard
@@ -21,6 +22,7 @@ from lm_research.models import EncoderDecoder, TwoStream
 
 Array = jax.Array
 Stream = Callable[[int, int, np.ndarray], None]
+Stops = Callable[[int, np.ndarray], int | None]
 
 DISPATCH = 32  # tokens per call from the host; a call costs about 0.3 ms
 STREAMED = 4  # the same, where somebody watches
@@ -58,6 +60,7 @@ class State:
     before: Array  # [B, T], the newest in the cache: those that the model reads again
     position: Array  # [B], of the newest
     done: Array  # [B]
+    past: Past | None = None  # where the sampler asks what was said
 
 
 @struct.dataclass
@@ -82,6 +85,7 @@ def generate(
     samples: int = 1,
     prefix: bool = False,
     stream: Stream | None = None,
+    stops: Stops | None = None,
 ) -> list[Result]:
     """Continuations of the prompts: `samples` of the first one, then of the second, ...
 
@@ -102,6 +106,8 @@ def generate(
       prefix: whether all tokens of a prompt see each other, as where a decoder was trained with
         `Prefix`.
       stream: called with (request, sample, new tokens) as tokens come.
+      stops: called with (request, new tokens so far); after how many of them the text ends, such as
+        with a word that it is to stop at, or None where it goes on.
 
     Raises:
       UserError: a prompt is empty, has tokens that the model does not know, or is too long for its
@@ -117,7 +123,7 @@ def generate(
         batch = rows[start : start + ROWS]
         given = decoder, weights, prompts, batch, sampler, length, (seed, eos), prefix
         pieces = _decoded(*given, stream is not None)
-        results += _collected(batch, pieces, eos, stream)
+        results += _collected(batch, pieces, eos, stream, stops)
     return sorted(results, key=lambda result: (result.request, result.sample))
 
 
@@ -171,7 +177,9 @@ def check_requests(
         check(model, prompt, f"prompt {i}", length)
 
 
-def _collected(rows, pieces: Iterator, eos: Sequence[int], stream) -> list[Result]:
+def _collected(
+    rows, pieces: Iterator, eos: Sequence[int], stream: Stream | None, stops: Stops | None
+) -> list[Result]:
     """The results of a batch, from pieces [B, n] of tokens and log-probabilities."""
     tokens: list[list] = [[] for _ in rows]
     logprobs: list[list] = [[] for _ in rows]
@@ -183,10 +191,16 @@ def _collected(rows, pieces: Iterator, eos: Sequence[int], stream) -> list[Resul
             stop = np.flatnonzero(np.isin(new[i], eos))
             ended[i] = bool(len(stop))
             count = stop[0] if ended[i] else len(new[i])
+            if stops is not None:
+                so_far = np.concatenate([*tokens[i], new[i, :count]])
+                if (whole := stops(request, so_far)) is not None:
+                    ended[i], count = True, whole - len(so_far) + count
             tokens[i].append(new[i, :count])
             logprobs[i].append(scores[i, :count])
             if stream is not None and count:
                 stream(request, sample, new[i, :count])
+        if all(ended):
+            break
     return [
         Result(*row, np.concatenate(tokens[i]), np.concatenate(logprobs[i]), ended[i])
         for i, row in enumerate(rows)
@@ -241,6 +255,8 @@ def _prefilled(
 ) -> tuple[State, Array]:
     """Reads the prompts [B, T] and draws a token after each."""
     state, output = prefilled(decoder, S, prefix, weights, tokens, lengths, done)
+    if sampler.repetition:
+        state = state.replace(past=past(decoder, tokens, lengths, S))
     state, scores = _drawn(sampler, draw, state, output, first_token(decoder))
     return _readable(state), shard(scores, (None,))
 
@@ -260,6 +276,13 @@ def prefilled(decoder, S, prefix, weights, tokens, lengths, done) -> tuple[State
     output = _call(decoder, weights, tokens, position, decoder.init_cache(B, S), **source)
     before = tokens[:, tokens.shape[1] - again(decoder) :]
     return State(output.cache, tokens[:, -1], before, lengths - 1, done), output
+
+
+def past(decoder: nn.Module, tokens: Array, lengths: Array, room: int) -> Past:
+    """What was said after the prompts [B, T]: themselves, or by an encoder-decoder its start."""
+    if isinstance(decoder, EncoderDecoder):
+        tokens, lengths = jnp.full((len(tokens), 1), decoder.start), jnp.ones_like(lengths)
+    return Past.of(jnp.asarray(tokens, jnp.int32), lengths, room)
 
 
 def read(decoder: nn.Module, weights: Any, state: State) -> tuple[State, Output]:
@@ -326,10 +349,13 @@ def _drawn(
     """
     output = output.replace(hidden=output.hidden[:, -1:])
     logits, position = output.logits[:, 0], state.position + 1
-    token = sampler(logits, row_keys(draw.seed, draw.request, draw.sample, position))
+    keys = row_keys(draw.seed, draw.request, draw.sample, position)
+    token = sampler(logits, keys, state.past)
     if forced is not None:
         token = jnp.full_like(token, forced)
     score = jnp.take_along_axis(logits, token[:, None], -1)[:, 0] - jax.nn.logsumexp(logits, -1)
     done = state.done | (token[:, None] == draw.eos).any(-1)
-    state = state.replace(token=token.astype(jnp.int32), position=position, done=done)
+    token = token.astype(jnp.int32)
+    said = None if state.past is None else state.past.add(token)
+    state = state.replace(token=token, position=position, done=done, past=said)
     return state, score

@@ -2,22 +2,27 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from lm_research.errors import UserError
+from lm_research.infer.repetition import FREE, Past, Repetition
 
 Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """Temperature, then top-k, then top-p, then min-p, each on what the one before it left.
+    """What was said held back, then temperature, top-k, top-p, min-p, each on what is left.
 
     Attributes:
       temperature: divides the logits; 0 takes the likeliest token, the first of equals.
       top_k: keeps the k likeliest tokens.
       top_p: keeps the fewest likeliest tokens whose probabilities sum to p (Holtzman et al., 2020).
       min_p: keeps tokens at least p times as likely as the likeliest (Nguyen et al., 2024).
+      repetition: what is not to be said again.
 
     Tokens exactly as likely as the last one that top-k or top-p keeps are kept too.
 
@@ -29,6 +34,7 @@ class Sampler:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    repetition: Repetition = FREE
 
     def __post_init__(self):
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -55,14 +61,31 @@ class Sampler:
             scores = _kept(scores, scores >= best + math.log(self.min_p))
         return scores
 
-    def __call__(self, logits: Array, keys: Array) -> Array:  # [B, V], [B] -> [B]
-        """A token for each row, drawn with the row's own key."""
+    def __call__(
+        self, logits: Array, keys: Array, past: Past | None = None
+    ) -> Array:  # [B, V], [B] -> [B]
+        """A token for each row, drawn with the row's own key, after what it has said."""
+        if past is not None:
+            logits = self.repetition(logits, past)
         if self.temperature == 0:
             return likeliest(logits)
         # The default mode draws from 23-bit uniforms, which never reach the tail of a large
         # vocabulary.
         draw = lambda key, scores: jax.random.categorical(key, scores, mode="high")
         return jax.vmap(draw)(keys, self.transformed(logits))
+
+
+def given_sampler(values: Any) -> Sampler:
+    """Of a command's flags.
+
+    Raises:
+      UserError: a value is outside its range; names the flag.
+    """
+    try:
+        repetition = Repetition(values.repetition_penalty, values.no_repeat)
+        return Sampler(values.temperature, values.top_k, values.top_p, values.min_p, repetition)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
 
 
 def likeliest(logits: Array) -> Array:  # [B, V] -> [B]

@@ -141,36 +141,88 @@ def encoded(
 
 
 class Transcript:
-    """The text of a continuation as its tokens come: no half characters, nothing taken back."""
+    """The text of a continuation as its tokens come: no half characters, nothing taken back.
 
-    def __init__(self, tokenizer: Any, prompt: Iterable[int]):
+    It ends before the first of the texts to stop at.
+    """
+
+    def __init__(self, tokenizer: Any, prompt: Iterable[int], stops: Sequence[str] = ()):
         self._tokenizer, self._ids = tokenizer, list(prompt)
+        self._stops = stops
         # Some tokenizers drop a space at the beginning, so a continuation is decoded after its
         # prompt.
-        self._told = len(tokenizer.decode(self._ids).rstrip(HALF))
+        self._told = self._start = len(tokenizer.decode(self._ids).rstrip(HALF))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a text to stop at has come."""
+        return self._end(self._tokenizer.decode(self._ids)) is not None
 
     def add(self, tokens: Sequence[int]) -> str:
         """The text that is certain now and was not before."""
         self._ids += list(tokens)
-        return self._new(self._tokenizer.decode(self._ids).rstrip(HALF))
+        text = self._tokenizer.decode(self._ids).rstrip(HALF)
+        held = max((_overlap(text[self._start :], stop) for stop in self._stops), default=0)
+        return self._new(text, held)
 
     def rest(self) -> str:
         """What is left once all tokens are there, half characters included."""
         return self._new(self._tokenizer.decode(self._ids))
 
-    def _new(self, text: str) -> str:
+    def _end(self, text: str) -> int | None:
+        """Where the first text to stop at begins."""
+        found = (text.find(stop, self._start) for stop in self._stops)
+        return min((place for place in found if place >= 0), default=None)
+
+    def _new(self, text: str, held: int = 0) -> str:
+        """What was not told yet, without the `held` characters at the end."""
+        end = self._end(text)
+        text = text[: len(text) - held if end is None else end]
         new = text[self._told :]
         self._told = max(self._told, len(text))
         return new
 
 
-def continuation(tokenizer: Any, prompt: Iterable[int], tokens: Sequence[int]) -> str:
-    """The text of `tokens` after `prompt`."""
-    transcript = Transcript(tokenizer, prompt)
+def _overlap(text: str, stop: str) -> int:
+    """How much of the end of a text may be the beginning of one to stop at."""
+    return next((n for n in range(len(stop) - 1, 0, -1) if text.endswith(stop[:n])), 0)
+
+
+def stopping(
+    tokenizer: Any, prompts: Sequence[Iterable[int]], stops: Sequence[str]
+) -> Callable[[int, np.ndarray], int | None]:
+    """What tells `generate` after how many tokens a text to stop at is there."""
+
+    def told(request: int, tokens: np.ndarray) -> int | None:
+        stopped = lambda count: _stopped(tokenizer, prompts[request], tokens[:count], stops)
+        if not stopped(len(tokens)):
+            return None
+        return next(count for count in range(1, len(tokens) + 1) if stopped(count))
+
+    return told
+
+
+def _stopped(tokenizer: Any, prompt: Iterable[int], tokens: Sequence[int], stops) -> bool:
+    transcript = Transcript(tokenizer, prompt, stops)
+    transcript.add(tokens)
+    return transcript.stopped
+
+
+def continuation(
+    tokenizer: Any, prompt: Iterable[int], tokens: Sequence[int], stops: Sequence[str] = ()
+) -> str:
+    """The text of `tokens` after `prompt`, up to the first of the texts to stop at."""
+    transcript = Transcript(tokenizer, prompt, stops)
     return transcript.add(tokens) + transcript.rest()
 
 
-def answer(tokenizer: Any, model: nn.Module, prompt: Iterable[int], tokens: Sequence[int]) -> str:
+def answer(
+    tokenizer: Any,
+    model: nn.Module,
+    prompt: Iterable[int],
+    tokens: Sequence[int],
+    stops: Sequence[str] = (),
+) -> str:
     """The text of `tokens` that a model wrote, without special tokens.
 
     Args:
@@ -178,7 +230,8 @@ def answer(tokenizer: Any, model: nn.Module, prompt: Iterable[int], tokens: Sequ
       model: an encoder-decoder's text has nothing before it, another's goes on with the prompt.
       prompt: what the model was given.
       tokens: what it wrote.
+      stops: texts before the first of which it ends.
     """
     roles = (tokenizer.eos, tokenizer.bos, tokenizer.pad, tokenizer.cls, tokenizer.sep)
     kept = [token for token in tokens if token not in roles]
-    return continuation(tokenizer, () if isinstance(model, EncoderDecoder) else prompt, kept)
+    return continuation(tokenizer, () if isinstance(model, EncoderDecoder) else prompt, kept, stops)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lm_research.data import rows
 from lm_research.layers import Mask
 from lm_research.metrics import Mean
 from lm_research.models.encoder_decoder import EncoderDecoder
@@ -82,10 +83,10 @@ def needs_source(model: nn.Module, source: int, target: int) -> str:
 def filled(source: np.ndarray, target: np.ndarray, S: int, T: int) -> Example:
     """An example of fixed size: padding of the source is of segment 0, that of targets weighs 0."""
     return {
-        "source": _to(source, S),
-        "segments": _to(np.ones(len(source)), S),
-        "targets": _to(target, T),
-        "weights": _to(np.ones(len(target)), T, np.float32),
+        "source": rows.filled(source, S),
+        "segments": rows.filled(np.ones(len(source)), S),
+        "targets": rows.filled(target, T),
+        "weights": rows.filled(np.ones(len(target)), T, np.float32),
     }
 
 
@@ -125,12 +126,5 @@ def target_loss(
 
 def _segments(side: str, counts: np.ndarray, size: int, name: str) -> Example:
     """Which text of a row each token is of, from 1 on, and its position there."""
-    number = np.repeat(np.arange(1, len(counts) + 1), counts)
-    position = np.arange(len(number)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return {name: _to(number, size), f"{side}_position": _to(position, size)}
-
-
-def _to(tokens: np.ndarray, length: int, dtype: Any = np.int32) -> np.ndarray:
-    result = np.zeros(length, dtype)
-    result[: len(tokens)] = tokens
-    return result
+    number, position = rows.numbered(counts)
+    return {name: rows.filled(number, size), f"{side}_position": rows.filled(position, size)}

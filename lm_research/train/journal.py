@@ -12,6 +12,7 @@ import numpy as np
 
 from lm_research import log, tree
 from lm_research.data import pipeline
+from lm_research.data.chat import ends
 from lm_research.errors import Stopped, UserError
 from lm_research.hub.names import abstract
 from lm_research.infer.decode import generate
@@ -172,7 +173,7 @@ class Journal:
             sampler=Sampler(settings.temperature, top_p=settings.top_p),
             length=settings.length,
             seed=self.x.seed,
-            eos=() if tokenizer.eos is None else (tokenizer.eos,),
+            eos=ends(tokenizer),
             prefix=getattr(self.x.objective, "prefix", False),
         )
         self.read_at = time.monotonic()
@@ -218,6 +219,8 @@ class Journal:
             if classes := getattr(self.x.model, "classes", None):
                 beside = BESIDE.get(tuple(classes), "")
                 own = f"{command} predict --checkpoint={self.workdir} --text='...'{beside}   or: "
+            elif self.data.texts is not None and self.data.tokenizer.chat is not None:
+                own = f"{command} chat --checkpoint={self.workdir}   or: "
             elif getattr(self.x.model, "continues", True):
                 own = f"{command} generate --checkpoint={self.workdir} --prompt='...'   or: "
             print(

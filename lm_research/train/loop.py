@@ -133,7 +133,7 @@ def prepare(given: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], An
     if vocab < data.tokenizer.vocab:
         raise UserError(
             f"model.vocab is {vocab}, and the tokenizer has {data.tokenizer.vocab} tokens; "
-            "give as many or more, or leave it out"
+            "give as many or more, which adds rows to a model of init, or without one leave it out"
         )
     if data.classes:
         named = resolved["model"].setdefault("classes", list(data.classes))

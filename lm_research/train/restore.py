@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from lm_research import config, log, mesh, tree
+from lm_research.data import chat
 from lm_research.data import tokenizer as tokenizers
 from lm_research.errors import UserError
 from lm_research.hub import adapter
 from lm_research.hub import load as hub
-from lm_research.hub.names import abstract
+from lm_research.hub.names import Parameter, abstract, parameters
 from lm_research.models import TextClassifier
 from lm_research.optimizers.averaged import AveragedState
 from lm_research.train import checkpoint
@@ -117,7 +119,7 @@ def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:
     tokenizer = tokenizers.find(tokenizer_directory(path))
     model = config.build(described, CONTENTS, "model")
     loaded = functools.partial(Loaded, model, tokenizer=tokenizer, section=described)
-    eos = () if tokenizer is None or tokenizer.eos is None else (tokenizer.eos,)
+    eos = chat.ends(tokenizer)
     if not is_run(path):
         ends = hub.ends(path) or eos
         return loaded(params=hub.load(path, model), eos=ends, context=hub.context(path))
@@ -148,10 +150,16 @@ def _adapted(path: Path, **execution: Any) -> Loaded:
 def begun(asked: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     """The model section of a run that starts from a model with the section `found`.
 
-    Of the section that is asked for it takes how to run the model; and where it asks for a
-    classifier, the head, whose trunk the other model becomes.
+    Of the section that is asked for it takes how to run the model, and a larger vocabulary; and
+    where it asks for a classifier, the head, whose trunk the other model becomes.
     """
-    execution = lambda given: {name: given[name] for name in EXECUTION if name in given}
+
+    def execution(given: Mapping[str, Any]) -> dict[str, Any]:
+        own = found.get("trunk", found).get("vocab")
+        grows = own is not None and given.get("vocab", 0) > own
+        names = (*EXECUTION, "vocab") if grows else EXECUTION
+        return {name: given[name] for name in names if name in given}
+
     if asked["kind"] != "Classifier":
         return {**found, **execution(asked)}
     head = {name: value for name, value in asked.items() if name != "trunk" and value != "auto"}
@@ -163,10 +171,14 @@ def begun(asked: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
 def given(model: nn.Module, loaded: Loaded) -> tuple[Any, dict[str, Any]]:
     """Parameters of `model` from another one, None where it has none; and what to say of that.
 
+    Of a larger vocabulary, the other's tokens come first, and those after them begin as the mean of
+    all, which hardly changes what is said of the others (Hewitt, 2021).
+
     Raises:
       UserError: a parameter has another shape, or one of a trunk is missing.
     """
-    has, shapes = tree.named_leaves(loaded.params), tree.unboxed(abstract(model))
+    has, boxes = tree.named_leaves(loaded.params), abstract(model)
+    shapes, letters = tree.unboxed(boxes), parameters(boxes)
     wanted = tree.named_leaves(shapes)
     taken = {name: _source(name, has) for name in wanted}
     drawn = [name for name, source in taken.items() if source is None]
@@ -177,6 +189,10 @@ def given(model: nn.Module, loaded: Loaded) -> tuple[Any, dict[str, Any]]:
     headed = ("dense/", "kernel", "bias") if isinstance(model, TextClassifier) else ()
     if lacking := [name for name in drawn if not name.startswith(headed)]:
         raise UserError(f"init has no {lacking[0]}, which the model needs")
+    grown = [n for n in wanted if n not in drawn and _grows(letters[n], has[taken[n]].shape)]
+    for name in grown:
+        axis, shape = letters[name].letters.index("V"), wanted[name].shape
+        has[taken[name]] = _grown(has[taken[name]], axis, shape[axis])
     for name, source in taken.items():
         if name not in drawn and has[source].shape != wanted[name].shape:
             raise UserError(
@@ -185,7 +201,7 @@ def given(model: nn.Module, loaded: Loaded) -> tuple[Any, dict[str, Any]]:
             )
     params = tree.map_named(lambda name, _: None if name in drawn else has[taken[name]], shapes)
     left = sorted(set(has) - {source for source in taken.values() if source is not None})
-    told = {"drawn": drawn, "let_be": left}
+    told = {"drawn": drawn, "let_be": left, "grown": grown}
     if drawn:
         log.fallback(", ".join(drawn), "drawn anew", f"{loaded.section['kind']} has none that fits")
     return params, {name: names for name, names in told.items() if names}
@@ -195,6 +211,20 @@ def _source(name: str, has: Mapping[str, Any]) -> str | None:
     """Which of another model's parameters one of a classifier, or of the same model, is."""
     pooler = name.replace("dense/", "pooler/dense/", 1)
     return next((n for n in (name, name.removeprefix("trunk/"), pooler) if n in has), None)
+
+
+def _grows(parameter: Parameter, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter is one of this shape but for a larger vocabulary."""
+    sizes = dict(zip(parameter.letters, shape))
+    grows = "V" in sizes and sizes["V"] < parameter.sizes["V"]
+    return grows and sizes | {"V": 0} == parameter.sizes | {"V": 0}
+
+
+def _grown(array: Any, axis: int, size: int) -> Any:
+    """With so many entries along an axis, the new ones the mean of the others."""
+    mean = array.mean(axis, keepdims=True).astype(array.dtype)
+    more = jnp.repeat(mean, size - array.shape[axis], axis)
+    return jnp.concatenate([array, more], axis)
 
 
 def part_of(loaded: Loaded, name: str) -> Loaded:

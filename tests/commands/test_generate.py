@@ -75,6 +75,16 @@ def test_greedy_tokens_are_those_of_transformers(command, directories, tmp_path)
         assert row["ended"] == (256 in want) and len(row["logprobs"]) == len(row["tokens"])
 
 
+def test_nothing_is_repeated_as_by_transformers(command, directories):
+    model, text, _ = directories
+    given = ["generate", f"--checkpoint={text}", "--length=20", "--prompt=a cat a", "--greedy"]
+    held = ["--repetition_penalty=1.4", "--no_repeat=2"]
+    want = theirs(model, b"a cat a", 20, repetition_penalty=1.4, no_repeat_ngram_size=2)
+    kept = bytes(token for token in want if token != 256).decode(errors="replace")
+    status, out, _ = command(*given, *held, "--nostream")
+    assert status == 0 and out == f"a cat a{kept}\n" != command(*given, "--nostream")[1]
+
+
 def test_the_end_of_a_text_is_the_directory_s(command, directories, tmp_path):
     """Without a tokenizer too, and any of several."""
     model, _, ids = directories

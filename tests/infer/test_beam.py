@@ -12,6 +12,7 @@ from lm_research import config, mesh
 from lm_research.errors import UserError
 from lm_research.hub import load
 from lm_research.infer import Beam, beam_search, generate, score
+from lm_research.infer.repetition import Repetition
 from lm_research.models import GPT2, OriginalTransformer
 from lm_research.models.initial import initial
 from lm_research.train.experiment import CONTENTS
@@ -41,6 +42,8 @@ TRIED = [
     ("marian", Beam(5, 0.6, "never")),
     ("gpt2", Beam(5, 1.0)),
     ("llama", Beam(3, -0.5)),
+    ("t5", Beam(3, repetition=Repetition(1.5, 2))),
+    ("bart", Beam(3, repetition=Repetition(0.7, 3))),
 ]
 
 
@@ -88,6 +91,8 @@ def found_by_transformers(theirs, way, samples):
         num_beams=way.beams,
         length_penalty=way.length_penalty,
         early_stopping=way.early_stopping,
+        repetition_penalty=way.repetition.penalty,
+        no_repeat_ngram_size=way.repetition.no_repeat or 0,
         num_return_sequences=samples,
         return_dict_in_generate=True,
         output_scores=True,

@@ -1,0 +1,180 @@
+"""What small models learn to write in minutes on a CPU: facts, summaries, answers.
+
+    LM_RESEARCH_DATA=DIR python experiments/content_generation/sweep.py --minutes=5
+    LM_RESEARCH_DATA=DIR python experiments/content_generation/sweep.py --only=webnlg --minutes=30
+
+Each run is from nothing unless --init names a model, is kept in --workdir, and goes on where it
+stopped: three times 10 minutes are 30. Writes results.json, which keeps what other runs gave, and
+report.md beside this file.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lm_research import log
+from lm_research.data import WebNLG
+
+HERE = Path(__file__).parent
+CONFIGS = HERE.parent.parent / "configs" / "finetune"
+NAMES = {"bleu": "BLEU", "chrf": "chrF", "rouge1": "ROUGE-1", "rougeL": "ROUGE-L", "loss": "loss"}
+BEAMS = 5
+INSTRUCT = ("dolly_3k", "random_9k")
+# The knobs of a model from nothing that takes some minutes.
+SMALL = {
+    "webnlg": "width=128,layers=2,vocab=4000,batch=16,limit=50,patience=50",
+    "scitldr": "width=128,layers=2,vocab=4000,batch=4,length=256,new=48,limit=50,patience=50",
+    "instruct": "family=llama,width=128,layers=2,heads=2,vocab=4000,length=256,batch=8,new=64,"
+    "limit=20,patience=50,peak=1e-3,epochs=10",
+}
+
+
+def command(name: str, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "lm_research", name, *flags]
+
+
+def trains(name: str, data: Path, knobs: str) -> list[str]:
+    """The flags of `train` for a run."""
+    given = ",".join(filter(None, [SMALL[name], knobs]))
+    if name == "webnlg":
+        corpus = data / "webnlg" / "webnlg_enriched_v1.6.tar.gz"
+        return [f"--config={CONFIGS / 'data_to_text.py'}:corpus={corpus},{given}"]
+    if name == "scitldr":
+        folder = data / "scitldr"
+        heldout = folder / "SciTLDR-A_dev.jsonl.gz"
+        train = f"--config.data.source.source.paths={folder / 'SciTLDR-A_train.jsonl.gz'}"
+        return [f"--config={CONFIGS / 'summarize.py'}:heldout={heldout},{given}", train]
+    files = ",".join(str(data / "instruct" / f"{part}.json.gz") for part in INSTRUCT)
+    return [
+        f"--config={CONFIGS / 'instruct.py'}:{given}",
+        f"--config.data.source.paths={files}",
+        "--config.data.source.empty=leave out",
+    ]
+
+
+def judges(name: str, data: Path, scratch: Path) -> list[str]:
+    """The flags of `evaluate` for a run: on the test part, where there is one."""
+    if name == "instruct":
+        return ["--metrics=rouge", "--beams=1", "--new=64"]
+    if name == "scitldr":
+        test = data / "scitldr" / "SciTLDR-A_test.jsonl.gz"
+        return ["--metrics=rouge", f"--paths={test}", f"--beams={BEAMS}", "--new=48"]
+    test = scratch / "webnlg_test.jsonl"
+    corpus = WebNLG(str(data / "webnlg" / "webnlg_enriched_v1.6.tar.gz"), "*/en/test/*.xml")
+    lines = (corpus[i] for i in range(len(corpus)))
+    kept = ({"source": r["source"], "target": list(r["targets"])} for r in lines)
+    log.write_text(test, "".join(json.dumps(record) + "\n" for record in kept))
+    return ["--metrics=bleu,chrf", f"--paths={test}", f"--beams={BEAMS}", "--new=80"]
+
+
+def trained(name: str, workdir: Path, minutes: float, flags: list[str]) -> float:
+    """Trains a run for so long, or to its end; the minutes it has been trained for in all.
+
+    What it takes to prepare its data is not counted.
+    """
+    place = f"--workdir={workdir}"
+    subprocess.run(command("prepare", *flags, place), check=True, stdout=subprocess.DEVNULL)
+    spent = workdir / "minutes.json"
+    before = json.loads(spent.read_text()) if spent.is_file() else 0.0
+    start = time.monotonic()
+    if minutes > before:
+        process = subprocess.Popen(command("train", *flags, place))
+        try:
+            process.wait(60 * (minutes - before))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)  # it saves, and the next call goes on from there
+            process.wait()
+        if process.returncode not in (0, 75):
+            raise SystemExit(f"{name}: train exited with status {process.returncode}")
+    total = before + (time.monotonic() - start) / 60
+    log.write_text(spent, json.dumps(total))
+    return total
+
+
+def evaluated(workdir: Path, flags: list[str], limit: int | None) -> tuple[dict, list[str]]:
+    """What `evaluate` prints: numbers by name, and signatures."""
+    more = [] if limit is None else [f"--limit={limit}"]
+    given = [f"--checkpoint={workdir}", f"--output={workdir / 'written.txt'}", *flags, *more]
+    done = subprocess.run(command("evaluate", *given), check=True, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    pairs = (line.partition(": ") for line in lines if ": " in line)
+    numbers = {name: float(value.split()[0]) for name, _, value in pairs if name in NAMES}
+    return numbers, [line for line in lines if " by " in line]
+
+
+def measured(name: str, options: argparse.Namespace, data: Path) -> dict[str, Any]:
+    """What one run gives."""
+    workdir = options.workdir / name
+    workdir.mkdir(parents=True, exist_ok=True)
+    flags = trains(name, data, options.knobs)
+    flags += [f"--config.init={options.init}"] if options.init else []
+    minutes = trained(name, workdir, options.minutes, flags)
+    numbers, signatures = evaluated(workdir, judges(name, data, options.workdir), options.limit)
+    rows = log.rows(workdir)
+    facts = log.stored_facts(workdir)
+    return {
+        "minutes": round(minutes, 1),
+        "cores": os.cpu_count(),
+        "step": rows[-1]["step"],
+        "steps": json.loads((workdir / "config.json").read_text())["steps"],
+        "parameters": facts["parameters"],
+        "init": Path(options.init).name,  # where it lies is nobody else's affair
+        "limit": options.limit,
+        "knobs": ",".join(filter(None, [SMALL[name], options.knobs])),
+        "numbers": numbers,
+        "signatures": signatures,
+    }
+
+
+def report(results: dict[str, Any]) -> str:
+    """The tables."""
+    metrics = [name for name in NAMES if any(name in r["numbers"] for r in results.values())]
+    heads = " | ".join(NAMES[name] for name in metrics)
+    lines = ["# Content generation: small budgets on a CPU", ""]
+    lines += ["See `walkthrough.md`. The loss is in nats per token of what is written.", ""]
+    lines += [f"| run | minutes | steps | parameters | started from | records | {heads} |"]
+    lines += ["|---" * (6 + len(metrics)) + "|"]
+    for name, own in results.items():
+        told = " | ".join(
+            f"{own['numbers'][m]:.2f}" if m in own["numbers"] else "" for m in metrics
+        )
+        records = "all" if own["limit"] is None else f"first {own['limit']}"
+        lines.append(
+            f"| {name} | {own['minutes']:.1f} of {own['cores']} cores | {own['step']:,} of "
+            f"{own['steps']:,} | {own['parameters']:,} | {own['init'] or 'nothing'} | {records} "
+            f"| {told} |"
+        )
+    lines += ["", *(f"- {name}: `{own['knobs']}`" for name, own in results.items())]
+    signatures = dict.fromkeys(s for own in results.values() for s in own["signatures"])
+    return "\n".join([*lines, "", *(f"`{signature}`  " for signature in signatures), ""])
+
+
+def main() -> None:
+    """Trains, evaluates, and writes what came out."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=list(SMALL), nargs="*", default=list(SMALL))
+    parser.add_argument("--minutes", type=float, default=5.0, help="of training, each")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/content_generation"))
+    parser.add_argument("--init", default="", help="a run or a Hugging Face directory")
+    parser.add_argument("--knobs", default="", help="others of the configs")
+    parser.add_argument("--limit", type=int, help="records to write from; by default all")
+    parser.add_argument("--output", type=Path, default=HERE)
+    options = parser.parse_args()
+    data = Path(os.environ["LM_RESEARCH_DATA"])
+    stored = options.output / "results.json"
+    results = json.loads(stored.read_text()) if stored.is_file() else {}
+    for name in options.only:
+        results[name] = measured(name, options, data)
+        print(name, results[name]["numbers"], flush=True)
+        log.write_text(stored, json.dumps(results, indent=1) + "\n")
+        log.write_text(options.output / "report.md", report(results))
+
+
+if __name__ == "__main__":
+    main()
