@@ -15,8 +15,9 @@ from lm_research.data import glue
 from lm_research.infer import generate, score
 from lm_research.infer.answer import answer
 from lm_research.infer.classify import classify
+from lm_research.infer.embed import embed
 from lm_research.infer.tag import tag
-from lm_research.models import gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3, t5
+from lm_research.models import TextEmbedder, gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3, t5
 from lm_research.models.sizes import SIZED
 from lm_research.train import loop
 from lm_research.train.duration import timed
@@ -56,6 +57,10 @@ SHRUNK = {
     "finetune/data_to_text": (
         "width=16,layers=1,vocab=257,length=24,batch=8,epochs=0.88",
         {"evals.written.limit": 2},
+    ),
+    "finetune/embed": (
+        f"{HEAD},length=16,epochs=1,pair=label",
+        {"data.heldout": 0.2, "evals.heldout.nearest": (1, 2)},
     ),
     "finetune/summarize": (
         "width=16,layers=1,vocab=257,length=24,summary=8,batch=8,epochs=0.88",
@@ -110,6 +115,7 @@ def shrunk(name, directory):
     contexts = [{"context": f"{context} {q['id']}", "qas": [q]} for q in asked]
     (directory / "squad.json").write_text(json.dumps({"data": [{"paragraphs": contexts}]}))
     names = {"Labelled": "table.tsv", "LabelledWords": "words.conll", "Questions": "squad.json"}
+    names["Related"] = "table.tsv"
     paths = {kind: str(directory / name) for kind, name in names.items()}
     paths["Parallel"] = f"{text},{text}"
     files(config.data.source).paths = paths.get(config.data.kind, text)
@@ -156,6 +162,8 @@ def test_trains_resumes_and_generates_scores_or_classifies(name, tmp_path, monke
                 assert label in loaded.model.classes and 1 / 3 <= chance <= 1
         elif getattr(loaded.model, "classes", None):
             assert np.allclose(classify(loaded.model, loaded.params, [prompt]).sum(), 1)
+        elif isinstance(loaded.model, TextEmbedder):
+            assert np.allclose(np.linalg.norm(embed(loaded.model, loaded.params, [prompt])), 1)
         elif getattr(loaded.model, "continues", True):
             [result] = generate(loaded.model, loaded.params, [prompt], length=4)
             assert len(result.tokens) == 4
@@ -177,6 +185,9 @@ def test_trains_resumes_and_generates_scores_or_classifies(name, tmp_path, monke
         "finetune/glue.py:task=mnli",
         "finetune/classify.py:weights=last,count=0",
         "finetune/classify.py:weights=lora,layerwise=0.9",
+        "finetune/embed",
+        "finetune/embed.py:pair=answer,negative=other,heldout=dev.tsv,pool=first",
+        "finetune/embed.py:scored=STS-B/sts-dev.csv.gz+STS12-en-test",
         "finetune/answer",
         "finetune/answer.py:heldout=dev.json,length=512",
         "finetune/tag",
@@ -215,7 +226,7 @@ def test_as_published_is_an_experiment(argument):
     from lm_research.train.journal import check_samples
 
     config = config_flag.loaded(str(CONFIGS / argument) + ("" if ":" in argument else ".py"))
-    own = "Parallel", "Labelled", "LabelledWords", "Questions"
+    own = "Parallel", "Labelled", "LabelledWords", "Questions", "Related"
     if config.data.kind in own and config.data.source.kind != "TFDS" and "corpus" not in argument:
         files(config.data.source).paths = "pairs.tsv"  # the user's own
     given = timed(completed(config), config.steps or 1000)

@@ -9,8 +9,10 @@ from lm_research.data.pairs import EachTarget, Pairs, Parallel, Tagged
 from lm_research.data.prepare import Prepared
 from lm_research.data.python_docs import PythonDocs
 from lm_research.data.questions import Questions
+from lm_research.data.related import Related
 from lm_research.data.source import Memory, Mix, Slice, Source
 from lm_research.data.squad import SQuAD
+from lm_research.data.sts import STS
 from lm_research.data.table import Table
 from lm_research.data.text import Documents, TextFiles
 from lm_research.data.texts import TokenTexts
@@ -39,7 +41,9 @@ __all__ = [
     "Pretrained",
     "PythonDocs",
     "Questions",
+    "Related",
     "SQuAD",
+    "STS",
     "Slice",
     "Source",
     "TFDS",

@@ -22,6 +22,7 @@ def every_record(
     rows: int,
     kept: Callable[[Array, dict[str, Array]], tuple[Array, ...]],
     told: Callable[..., T],
+    read: Callable[..., Array] = read,
 ) -> Callable[[nn.Module, Any], tuple[dict[str, float], list[T]]]:
     """A function of a model and its parameters: means over the records, and what each one tells.
 
@@ -31,6 +32,7 @@ def every_record(
       rows: how many at once.
       kept: what is wanted of a batch, given its scores: arrays [B, ...].
       told: what to make of it, given a record's number and its row of each array.
+      read: what a model says of a batch, which are the scores.
 
     Raises:
       UserError: the mesh does not divide so many rows.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm_research.layers import Mask
+from lm_research.layers import Mask, Output
 from lm_research.metrics import Mean
 
 Array = jax.Array
@@ -118,9 +118,16 @@ def read(
     model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None
 ) -> Array:  # [B, classes] or, of each token, [B, T, classes]
     """The scores of a batch's texts; of pairs, the model is told which text is which."""
+    return output(model, params, batch, rngs).scores
+
+
+def output(
+    model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None
+) -> Output:
+    """What a model says of the texts of a batch: `tokens`, `segments`, and of pairs `types`."""
     mask = Mask(segments=(batch["segments"], batch["segments"]))
     told = {"types": batch["types"]} if "types" in batch and reads_types(model) else {}
-    return model.apply({"params": params}, batch["tokens"], mask=mask, rngs=rngs, **told).scores
+    return model.apply({"params": params}, batch["tokens"], mask=mask, rngs=rngs, **told)
 
 
 def reads_types(model: nn.Module) -> bool:
