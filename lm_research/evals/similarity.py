@@ -8,6 +8,7 @@ import flax.linen as nn
 import numpy as np
 
 from lm_research.data.labelled import LabelledTexts
+from lm_research.data.texts import TokenTexts
 from lm_research.errors import UserError
 from lm_research.evals import agreement
 from lm_research.evals.every_record import every_record
@@ -99,9 +100,8 @@ class Retrieval:
         """
         source = of_vectors(self, objective, data)
         kept = lambda found, batch: (*units(found, batch), batch["prints"])
-        run = every_record(
-            objective, source, self.batch or size, kept, lambda i, *row: row, vectors
-        )
+        told = lambda i, *row: row
+        run = every_record(objective, source, self.batch or size, kept, told, vectors)
 
         def evaluate(model: nn.Module, params: Any) -> dict[str, float]:
             means, rows = run(model, params)
@@ -137,9 +137,12 @@ def of_vectors(evaluator: Any, objective: Any, data: Any) -> LabelledTexts:
       UserError: there is none, or it has no pairs.
     """
     source = data.part(evaluator.part)
-    if not isinstance(objective, Contrast):
-        kind = type(evaluator).__name__
-        raise UserError(f"the evaluator {kind} judges vectors; it takes objective=Contrast")
+    texts = isinstance(source, LabelledTexts) and isinstance(source.texts, TokenTexts)
+    if not isinstance(objective, Contrast) or not texts:
+        raise UserError(
+            f"the evaluator {type(evaluator).__name__} judges vectors; it takes data=Related and "
+            "objective=Contrast"
+        )
     if "pair" not in source.texts.names:
         raise UserError(f"the {evaluator.part} part of the data has no pairs to judge vectors by")
     return source
