@@ -14,6 +14,7 @@ from lm_research.data.source import Memory, Mix, Slice, Source
 from lm_research.data.squad import SQuAD
 from lm_research.data.sts import STS
 from lm_research.data.table import Table
+from lm_research.data.tatoeba import Tatoeba
 from lm_research.data.text import Documents, TextFiles
 from lm_research.data.texts import TokenTexts
 from lm_research.data.tfds import TFDS
@@ -47,6 +48,7 @@ __all__ = [
     "Slice",
     "Source",
     "TFDS",
+    "Tatoeba",
     "TextFiles",
     "Table",
     "Tagged",
