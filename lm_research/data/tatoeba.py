@@ -1,4 +1,4 @@
-"""`Tatoeba`: sentences with their translations into English, in LASER's archive of 112 languages."""
+"""`Tatoeba`: sentences with their translations into English, in LASER's archive."""
 
 import dataclasses
 import functools
