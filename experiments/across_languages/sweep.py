@@ -118,10 +118,8 @@ def report(results: dict[str, Any]) -> str:
     lines = [
         "# Translations found across languages",
         "",
-        "See `question.md`. Per cent of sentences",
-    ]
-    lines[-1] += " whose nearest English sentence is their translation / and back."
-    lines += [
+        "See `question.md`. Per cent of sentences whose nearest English sentence is their",
+        "translation / of English sentences whose nearest sentence is.",
         "",
         f"| test | pairs | chance | {' | '.join(names)} |",
         f"|{'---|' * (3 + len(names))}",
