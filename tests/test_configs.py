@@ -16,8 +16,9 @@ from lm_research.infer import generate, score
 from lm_research.infer.answer import answer
 from lm_research.infer.choose import choose
 from lm_research.infer.classify import classify
+from lm_research.infer.embed import embed
 from lm_research.infer.tag import tag
-from lm_research.models import gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3, t5
+from lm_research.models import TextEmbedder, gemma, gpt_neox, llama, mixtral, olmo2, opt, phi3, t5
 from lm_research.models.sizes import SIZED
 from lm_research.train import loop
 from lm_research.train.duration import timed
@@ -59,6 +60,10 @@ SHRUNK = {
     "finetune/data_to_text": (
         "width=16,layers=1,vocab=257,length=24,batch=8,epochs=0.88",
         {"evals.written.limit": 2},
+    ),
+    "finetune/embed": (
+        f"{HEAD},length=16,epochs=1,pair=label",
+        {"data.heldout": 0.2, "evals.heldout.nearest": (1, 2)},
     ),
     "finetune/summarize": (
         "width=16,layers=1,vocab=257,length=24,new=8,batch=8,epochs=0.88",
@@ -127,6 +132,7 @@ def shrunk(name, directory):
         "Labelled": "table.tsv",
         "LabelledWords": "words.conll",
         "Questions": "squad.json",
+        "Related": "table.tsv",
     }
     paths = {kind: str(directory / name) for kind, name in names.items()}
     paths["Parallel"] = f"{text},{text}"
@@ -183,6 +189,8 @@ def test_trains_and_generates_scores_or_classifies(name, tmp_path):
             assert told.shape == (3,) and np.isclose(told.sum(), 1)
         elif getattr(loaded.model, "classes", None):
             assert np.allclose(classify(loaded.model, loaded.params, [prompt]).sum(), 1)
+        elif isinstance(loaded.model, TextEmbedder):
+            assert np.allclose(np.linalg.norm(embed(loaded.model, loaded.params, [prompt])), 1)
         elif getattr(loaded.model, "continues", True):
             [result] = generate(loaded.model, loaded.params, [prompt], length=4)
             assert len(result.tokens) == 4
@@ -208,6 +216,9 @@ def test_trains_and_generates_scores_or_classifies(name, tmp_path):
         "finetune/choose.py:tfds=ai2_arc/ARC-Easy",
         "finetune/classify.py:weights=last,count=0",
         "finetune/classify.py:weights=lora,layerwise=0.9",
+        "finetune/embed",
+        "finetune/embed.py:pair=answer,negative=other,heldout=dev.tsv,pool=first",
+        "finetune/embed.py:scored=STS-B/sts-dev.csv.gz+STS12-en-test",
         "finetune/answer",
         "finetune/answer.py:heldout=dev.json,length=512",
         "finetune/instruct",
@@ -248,7 +259,7 @@ def test_as_published_is_an_experiment(argument):
     from lm_research.train.journal import check_samples
 
     config = config_flag.loaded(str(CONFIGS / argument) + ("" if ":" in argument else ".py"))
-    own = "Parallel", "Instruct", "Labelled", "LabelledWords", "Questions", "Choices"
+    own = "Parallel", "Instruct", "Labelled", "LabelledWords", "Questions", "Choices", "Related"
     if config.data.kind in own and config.data.source.kind != "TFDS" and "corpus" not in argument:
         files(config.data.source).paths = "pairs.tsv"  # the user's own
     given = timed(completed(config), config.steps or 1000)

@@ -14,11 +14,7 @@ import itertools
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +23,7 @@ import numpy as np
 
 from lm_research import log
 from lm_research.data import CoNLL
+from lm_research.study.runs import evaluated, trained
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"
@@ -35,39 +32,6 @@ TAGGED = "length=128,batch=32,peak=2e-3,dropout=0.3,trunk_dropout=0.1,patience=1
 # As treebanks cut words: do n't, cat 's, and punctuation by itself.
 WORD = re.compile(r"\w+(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|\w+|[^\w\s]", re.IGNORECASE)
 REVIEWS = 20_000
-
-
-def trained(workdir: Path, minutes: float, config: str, *fields: str) -> float:
-    """Trains a run for so long, or to its end; the minutes it has been trained for in all."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    spent = workdir / "minutes.json"
-    before = json.loads(spent.read_text()) if spent.is_file() else 0.0
-    start = time.monotonic()
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "lm_research", "train"),
-            *(f"--config={CONFIGS / config}", f"--workdir={workdir}", *fields),
-        ]
-    )
-    try:
-        process.wait(max(0.0, 60 * (minutes - before)))
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)  # it saves, and the next call goes on from there
-        process.wait()
-    if process.returncode not in (0, 75):
-        raise SystemExit(f"{workdir}: train exited with status {process.returncode}")
-    total = before + (time.monotonic() - start) / 60
-    log.write_text(spent, json.dumps(total))
-    return total
-
-
-def evaluated(workdir: Path, part: str) -> dict[str, float]:
-    """What `evaluate` prints of a part."""
-    command = [sys.executable, "-m", "lm_research", "evaluate", f"--checkpoint={workdir}"]
-    given = [*command, f"--part={part}", "--batch=64"]
-    found = subprocess.run(given, check=True, capture_output=True, text=True).stdout
-    lines = [line.partition(": ") for line in found.splitlines() if ": " in line]
-    return {name.replace(" ", "_"): float(value) for name, _, value in lines}
 
 
 def texts(data: Path) -> Iterator[str]:
@@ -124,17 +88,21 @@ def main() -> None:
         begins = []
         if name == "pretrained":
             text = corpus(data, options.workdir / "text.jsonl")
-            config = f"pretrain.py:{SIZE},length=128,batch=32,peak=2e-3,steps={options.steps}"
+            config = (
+                f"{CONFIGS}/pretrain.py:{SIZE},length=128,batch=32,peak=2e-3,steps={options.steps}"
+            )
             fields = f"--config.data.source.paths={text}"
             trained(options.workdir / "encoder", options.minutes, config, fields)
             begins = [f"--config.init={options.workdir / 'encoder'}"]
         for seed in options.seeds:
             workdir = options.workdir / f"{name}-{seed}"
             files = f"heldout={part('dev')},test={part('test')},epochs={options.epochs}"
-            config = f"finetune/tag.py:{SIZE},{TAGGED},{files}"
+            config = f"{CONFIGS}/finetune/tag.py:{SIZE},{TAGGED},{files}"
             fields = f"--config.data.source.paths={part('train')}", f"--config.seed={seed}"
             minutes = trained(workdir, options.minutes, config, *fields, *begins)
-            found = {name: evaluated(workdir, name) for name in ("heldout", "test")}
+            found = {
+                p: evaluated(workdir, f"--part={p}", "--batch=64") for p in ("heldout", "test")
+            }
             results.setdefault(name, {})[str(seed)] = {"minutes": minutes, **found}
             print(name, seed, found, flush=True)
             log.write_text(stored, json.dumps(results, indent=1) + "\n")

@@ -4,6 +4,6 @@ A command's module imports nothing heavy, so that `--help` answers at once.
 """
 
 COMMANDS = (
-    *("train", "evaluate", "generate", "chat", "score", "predict"),
+    *("train", "evaluate", "generate", "chat", "score", "predict", "embed", "search"),
     *("prepare", "convert", "verify", "report"),
 )

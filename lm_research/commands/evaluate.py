@@ -6,6 +6,9 @@ from typing import Any
 
 from absl import flags
 
+# Evaluators that judge any part of the data.
+OF_PARTS = ("AnswerScores", "Retrieval", "Scores", "Similarity", "WordScores")
+
 
 def define() -> None:
     """--checkpoint, --paths, --choices, --part, --length, --batch, --dtype; what to write."""
@@ -14,8 +17,15 @@ def define() -> None:
         "paths",
         None,
         "text files to score, or for an encoder-decoder pairs of texts (.tsv, .jsonl, or two "
-        "parallel files), or for a run that tells classes, labels or answers, or was trained on "
-        "conversations, files like those it was trained on; by default the run's held-out text",
+        "parallel files), or for a run that tells classes, labels or answers, was trained on "
+        "conversations, or makes vectors, files like those it was trained on; by default the run's "
+        "held-out text",
+    )
+    flags.DEFINE_string(
+        "scored",
+        None,
+        "folders of STS tasks, or files of SICK or STS-B, in place of --paths: how well cosines "
+        "agree with the scores, of any model that reads texts",
     )
     flags.DEFINE_string(
         "choices",
@@ -44,20 +54,23 @@ def define() -> None:
 
 def run(values: flags.FlagValues) -> None:
     """Scores the text and prints a line for each number."""
-    from lm_research import log, mesh
+    from lm_research import evals, log, mesh
     from lm_research.errors import UserError
-    from lm_research.models import EncoderDecoder
+    from lm_research.models import EncoderDecoder, TextEmbedder
     from lm_research.objectives import Causal, Masked, Seq2Seq
     from lm_research.train.restore import open_checkpoint
 
     with mesh.single(), tempfile.TemporaryDirectory() as scratch:
         loaded = open_checkpoint(values.checkpoint, dtype=values.dtype)
         path = Path(values.checkpoint)
+        alike = getattr(loaded.model, "classes", None) or isinstance(loaded.model, TextEmbedder)
         if values.choices is not None:
             return _choices(values, loaded, Path(scratch))
-        if values.paths is None:
+        if values.scored is not None:
+            loaded, objective, data = _of_scored(values, loaded, Path(scratch))
+        elif values.paths is None:
             objective, data = _of_run(path, loaded, values.length)
-        elif getattr(loaded.model, "classes", None) or _chats(path):
+        elif alike or _chats(path):
             objective, data = _of_alike(path, loaded, values, Path(scratch))
         elif isinstance(loaded.model, EncoderDecoder):
             longest = loaded.context or loaded.model.context or 512
@@ -74,7 +87,8 @@ def run(values: flags.FlagValues) -> None:
         write = _writer(values, objective, data)
         numbers = {}
         asked = values.part or (None if values.paths is None else "heldout")
-        for judge in _judges(path, asked):
+        judges = _judges(path, asked) if values.scored is None else [evals.Similarity(every=1)]
+        for judge in judges:
             part = getattr(judge, "part", "heldout")
             before = "" if part in ("heldout", asked) else f"{part} "
             found = judge.bind(objective, data, values.batch)(loaded.model, loaded.params)
@@ -135,13 +149,16 @@ def _judges(path: Path, part: str | None) -> list:
     found = [
         build({**section, "every": 1, "batch": None}, CONTENTS, f"evals.{name}")
         for name, section in stored.items()
-        if section["kind"] in ("Scores", "WordScores", "AnswerScores")
+        if section["kind"] in OF_PARTS
     ]
     if not found and part not in (None, "heldout"):
         raise UserError(f"--part={part}: the run has no evaluator of parts of its data")
     if not found:
         return [evals.HeldOut(every=1)]
-    return found if part is None else [dataclasses.replace(found[0], part=part)]
+    if part is None:
+        return found
+    own = [judge for judge in found if judge.part == part]
+    return own or [dataclasses.replace(found[0], part=part)]
 
 
 def _writer(values: flags.FlagValues, objective: Any, data: Any) -> Any:
@@ -219,6 +236,25 @@ def _of_alike(path: Path, loaded: Any, values: flags.FlagValues, scratch: Path) 
         objective = dataclasses.replace(objective, length=values.length)
     data = part({"data": section}, "data").prepare(scratch / "data", objective.length)
     return objective.bound(loaded.tokenizer), data
+
+
+def _of_scored(values: flags.FlagValues, loaded: Any, scratch: Path) -> tuple[Any, Any, Any]:
+    """A model of vectors, its objective, and all of some files of scored pairs."""
+    import dataclasses
+    import types
+
+    from lm_research.data import STS, Related
+    from lm_research.errors import UserError
+    from lm_research.infer.embed import embedder
+    from lm_research.objectives import Contrast
+
+    if loaded.tokenizer is None:
+        raise UserError("the checkpoint has no tokenizer, so it cannot read text")
+    model, params = embedder(loaded.model, loaded.params)
+    objective = Contrast(values.length or loaded.context or model.context or 512)
+    given, source = types.SimpleNamespace(train=lambda texts: loaded.tokenizer), STS(values.scored)
+    data = Related(source, given, heldout=source).prepare(scratch / "scored", objective.length)
+    return dataclasses.replace(loaded, model=model, params=params), objective, data
 
 
 def _of_files(paths: str, loaded: Any, length: int, scratch: Path) -> Any:

@@ -13,9 +13,12 @@ from lm_research.data.pairs import EachTarget, Pairs, Parallel, Tagged
 from lm_research.data.prepare import Prepared
 from lm_research.data.python_docs import PythonDocs
 from lm_research.data.questions import Questions
+from lm_research.data.related import Related
 from lm_research.data.source import Memory, Mix, Slice, Source
 from lm_research.data.squad import SQuAD
+from lm_research.data.sts import STS
 from lm_research.data.table import Table
+from lm_research.data.tatoeba import Tatoeba
 from lm_research.data.text import Documents, TextFiles
 from lm_research.data.texts import TokenTexts
 from lm_research.data.tfds import TFDS
@@ -47,10 +50,13 @@ __all__ = [
     "Pretrained",
     "PythonDocs",
     "Questions",
+    "Related",
     "SQuAD",
+    "STS",
     "Slice",
     "Source",
     "TFDS",
+    "Tatoeba",
     "TextFiles",
     "Table",
     "Tagged",

@@ -42,17 +42,18 @@ class LabelledTexts:
 
     Attributes:
       texts: the records without labels.
-      directory: has their labels.
+      directory: has their labels; None where they have none.
     """
 
     texts: TokenTexts | PairTexts
-    directory: Path
+    directory: Path | None
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.texts[index], "label": self.labels[index]}
+        label = {} if self.directory is None else {"label": self.labels[index]}
+        return {**self.texts[index], **label}
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
@@ -61,8 +62,8 @@ class LabelledTexts:
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
-        """Tokens of each record: int64 [records]."""
-        return np.minimum(self.texts.lengths[0], self.texts.length)
+        """Tokens of the longest text of each record: int64 [records]."""
+        return np.minimum(self.texts.lengths.max(0), self.texts.length)
 
     def __reduce__(self):
         return LabelledTexts, (self.texts, self.directory)
@@ -149,14 +150,12 @@ class Labelled:
         for source in sources.values():
             check_ids(source)
         if self.numeric:
-            classes, dtype, numbered = (SCORE,), np.float32, _scores
+            classes, dtype, numbered = (SCORE,), np.float32, scores
         else:
             classes = self.classes or tuple(sorted({str(x) for _, x in _labels(parts["train"])}))
             dtype, numbered = np.int32, lambda part: _numbers(part, classes)
         for part, given in parts.items():
-            labels = np.fromiter(numbered(given), dtype)
-            with replacing(directory / LABELS.format(part)) as temporary:
-                np.save(temporary / "labels.npy", labels)
+            write_labels(directory, part, np.fromiter(numbered(given), dtype))
         train = itertools.chain(*(texts(parts["train"], name) for name in names))
         tokenizer = self.tokenizer.train(train)
         tokenizer.save(directory / "tokenizer")
@@ -164,6 +163,12 @@ class Labelled:
         named = {"tokenizer": tokenizer.hash, "vocab": tokenizer.vocab, "classes": classes}
         told = {"pairs": names == PAIR, "others": list(self.others)}
         return {**named, **told, **facts, "content": facts["train_text_texts"]}
+
+
+def write_labels(directory: Path, part: str, labels: np.ndarray) -> None:
+    """Keeps the labels of a part of the data, [records]."""
+    with replacing(directory / LABELS.format(part)) as temporary:
+        np.save(temporary / "labels.npy", labels)
 
 
 def check_ids(source: Source) -> None:
@@ -234,7 +239,7 @@ def _numbers(part: Part, classes: Sequence[str]) -> Iterator[int]:
         yield number[str(label)]
 
 
-def _scores(part: Part) -> Iterator[float]:
+def scores(part: Part) -> Iterator[float]:
     """The score of each record.
 
     Raises:
@@ -247,6 +252,6 @@ def _scores(part: Part) -> Iterator[float]:
             score = math.nan
         if not math.isfinite(score):
             raise UserError(
-                f"{here} has the label {label!r}, which is no number; data.numeric takes numbers"
+                f"{here} has the label {label!r}, which is no number; scores are numbers"
             )
         yield score

@@ -7,6 +7,7 @@ from lm_research.models.class_writer import ClassWriter
 from lm_research.models.classifier import Classifier, TextClassifier
 from lm_research.models.distilbert import DistilBERT
 from lm_research.models.electra import ELECTRA, ELECTRAPair
+from lm_research.models.embedder import Embedder, TextEmbedder
 from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.fasttext import FastText
 from lm_research.models.gemma import Gemma
@@ -36,6 +37,7 @@ __all__ = [
     "DistilBERT",
     "ELECTRA",
     "ELECTRAPair",
+    "Embedder",
     "EncoderDecoder",
     "FastText",
     "GPT2",
@@ -53,6 +55,7 @@ __all__ = [
     "RoBERTa",
     "T5",
     "TextClassifier",
+    "TextEmbedder",
     "Transformer",
     "TwoStream",
     "XLNet",

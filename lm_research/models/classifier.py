@@ -27,17 +27,15 @@ from lm_research.models import (
 from lm_research.models.class_writer import ClassWriter
 from lm_research.models.encoder_decoder import EncoderDecoder
 from lm_research.models.family import Family, Row
+from lm_research.models.trunk import OnTrunk, Pool, bare, pooled
 
 Array = jax.Array
 
-Pool = Literal["first", "last", "mean", "each"]
 
-
-class TextClassifier(nn.Module):
+class TextClassifier(OnTrunk):
     """A trunk, what it says of a text as one vector, and a linear classifier.
 
     Attributes:
-      trunk: reads the text; its own heads are not asked.
       classes: their names.
       pool: the vector is that of the first token, of the last one, or the mean of all; or `each`
         token has scores of its own.
@@ -48,7 +46,6 @@ class TextClassifier(nn.Module):
       dtype: of the operands of the product [D, D].
     """
 
-    trunk: nn.Module
     classes: tuple[str, ...]
     pool: Pool
     activation: Activation | None
@@ -56,7 +53,6 @@ class TextClassifier(nn.Module):
     dropout: float
     deviation: float
     dtype: Any
-    causal = continues = predicts = False  # no attributes: it reads a text as a whole
 
     @nn.compact
     def __call__(
@@ -87,35 +83,6 @@ class TextClassifier(nn.Module):
         if self.pool == "each":
             return Output(x, None, scores=scores)
         return Output(x, None, pooled=x[:, 0], scores=scores[:, 0])
-
-    @property
-    def context(self) -> int | None:
-        """How many positions the trunk knows; None where there is no such limit."""
-        return getattr(self.trunk, "context", None)
-
-    @property
-    def turn(self) -> int | None:
-        """Tokens beyond which the trunk reads a text otherwise."""
-        return getattr(self.trunk, "turn", None)
-
-    @property
-    def vocab(self) -> int:
-        """V."""
-        return self.trunk.vocab
-
-
-def pooled(hidden: Array, present: Array | None, pool: Pool) -> Array:
-    """One vector of each text: [B, T, D] and [B, T] to [B, 1, D]."""
-    if pool == "first":
-        return hidden[:, :1]
-    if present is None:
-        return hidden[:, -1:] if pool == "last" else hidden.mean(1, keepdims=True)
-    if pool == "mean":
-        total = jnp.einsum("BTD,BT->BD", hidden, present.astype(hidden.dtype))
-        return (total / jnp.maximum(present.sum(1, keepdims=True), 1))[:, None]
-    slots = jnp.arange(hidden.shape[1])
-    last = jnp.where(present, slots, 0).max(1)  # [B]
-    return jnp.take_along_axis(hidden, last[:, None, None], 1)
 
 
 def Classifier(
@@ -161,15 +128,11 @@ def Classifier(
         return ClassWriter(trunk, names, written or ((0,),) * len(names))
     if written is not None:
         raise ValueError("written is of an encoder-decoder; another trunk writes nothing")
-    if not hasattr(trunk, "causal") or hasattr(trunk, "classes") or hasattr(trunk, "parts"):
-        raise ValueError(f"a {type(trunk).__name__} cannot be the trunk of a classifier")
+    trunk = bare(trunk, "a classifier")
     if pool is None:
         pool = "last" if trunk.causal else "first"
     if activation == "auto":
         activation = "tanh" if pool == "first" else None
-    bare = dict(predicts=False, transform=None, head_bias=False, pooler=None, detector=None)
-    fields = {field.name for field in dataclasses.fields(trunk)}
-    trunk = trunk.clone(**{name: off for name, off in bare.items() if name in fields})
     names = classes or ("", "")  # stand in for those that the data says
     return TextClassifier(trunk, names, pool, activation, bias, dropout, deviation, dtype)
 

@@ -4,6 +4,7 @@ from lm_research.objectives.balanced import Balanced
 from lm_research.objectives.causal import Causal
 from lm_research.objectives.choose import Choose
 from lm_research.objectives.classify import Classify
+from lm_research.objectives.contrast import Contrast
 from lm_research.objectives.fill_in_the_middle import FillInTheMiddle
 from lm_research.objectives.masked import Masked
 from lm_research.objectives.multi_token import MultiToken
@@ -22,6 +23,7 @@ __all__ = [
     "Causal",
     "Choose",
     "Classify",
+    "Contrast",
     "Denoisers",
     "FillInTheMiddle",
     "Masked",

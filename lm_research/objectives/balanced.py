@@ -68,7 +68,9 @@ class Balanced:
     @property
     def indivisible(self) -> str:
         """Why a batch cannot be cut into microbatches; empty where it can."""
-        return "" if self.over == "sequence" else "the load balance is taken over the whole batch"
+        if self.over == "sequence":
+            return ""
+        return "the load balance is taken over the whole batch (objective.over; take 'sequence')"
 
     def refusal(self, model: nn.Module) -> str:
         """Why this cannot train `model`; empty where it can."""

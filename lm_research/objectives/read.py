@@ -1,4 +1,4 @@
-"""`read`: what a model says of a batch of texts, in its own way."""
+"""`read` and `output`: what a model says of a batch of texts, in its own way."""
 
 import inspect
 from typing import Any
@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm_research.layers import Mask
+from lm_research.layers import Mask, Output
 from lm_research.models.class_writer import ClassWriter
 from lm_research.objectives.token_loss import in_pieces
 
@@ -21,15 +21,22 @@ def read(
 
     Those of an encoder-decoder are log-likelihoods of the names of classes.
     """
+    found = output(model, params, batch, rngs)
+    if not isinstance(model, ClassWriter):
+        return found.scores
+    packed = model.packed
+    targets = jnp.broadcast_to(packed.targets, found.hidden.shape[:2])
+    each = in_pieces(found.head, found.hidden, targets)
+    return each @ jax.nn.one_hot(packed.segments - 1, len(model.classes))
+
+
+def output(
+    model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None
+) -> Output:
+    """What a model says of the texts of a batch: `tokens`, `segments`, and of pairs `types`."""
     mask = Mask(segments=(batch["segments"], batch["segments"]))
     told = {"types": batch["types"]} if "types" in batch and reads_types(model) else {}
-    output = model.apply({"params": params}, batch["tokens"], mask=mask, rngs=rngs, **told)
-    if not isinstance(model, ClassWriter):
-        return output.scores
-    packed = model.packed
-    targets = jnp.broadcast_to(packed.targets, output.hidden.shape[:2])
-    each = in_pieces(output.head, output.hidden, targets)
-    return each @ jax.nn.one_hot(packed.segments - 1, len(model.classes))
+    return model.apply({"params": params}, batch["tokens"], mask=mask, rngs=rngs, **told)
 
 
 def reads_types(model: nn.Module) -> bool:

@@ -132,8 +132,7 @@ class Experiment:
             raise UserError(f"objective {kind} cannot train this model: {reason}")
         if self.batch.microbatches > 1 and (reason := getattr(self.objective, "indivisible", "")):
             raise UserError(
-                f"batch.microbatches is {self.batch.microbatches}, and {reason}; it takes 1, or "
-                "objective.over='sequence'"
+                f"batch.microbatches is {self.batch.microbatches}, and {reason}; it takes 1"
             )
         if self.batch.size % self.batch.microbatches:
             raise UserError(

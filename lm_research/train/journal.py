@@ -18,7 +18,7 @@ from lm_research.hub.names import abstract
 from lm_research.infer.decode import generate
 from lm_research.infer.sample import Sampler
 from lm_research.infer.text import request
-from lm_research.models import EncoderDecoder
+from lm_research.models import EncoderDecoder, TextEmbedder
 from lm_research.train.best import Best
 from lm_research.train.experiment import Experiment
 from lm_research.train.flops import CONVENTION, active_share, flops_per_token, peak_flops
@@ -219,6 +219,9 @@ class Journal:
             if classes := getattr(self.x.model, "classes", None):
                 beside = BESIDE.get(tuple(classes), "")
                 own = f"{command} predict --checkpoint={self.workdir} --text='...'{beside}   or: "
+            elif isinstance(self.x.model, TextEmbedder):
+                given = f"--checkpoint={self.workdir} --index=texts.txt --query='...'"
+                own = f"{command} search {given}   or: "
             elif self.data.texts is not None and self.data.tokenizer.chat is not None:
                 own = f"{command} chat --checkpoint={self.workdir}   or: "
             elif getattr(self.x.model, "continues", True):

@@ -25,6 +25,7 @@ from lm_research.train.step import Trainer
 
 # What an experiment says of a model that it starts from: how to run it, not what it is.
 EXECUTION = ("dtype", "dropout", "attention_dropout", "execution", "remat", "kernel")
+HEADED = ("Classifier", "Embedder")  # kinds of model that are a head on a trunk
 BEST = "best"  # the directory of the parameters that are best by `checkpoint.best`
 
 
@@ -151,7 +152,8 @@ def begun(asked: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     """The model section of a run that starts from a model with the section `found`.
 
     Of the section that is asked for it takes how to run the model, and a larger vocabulary; and
-    where it asks for a classifier, the head, whose trunk the other model becomes.
+    where it asks for a head on a trunk, the head, whose trunk the other model, or its trunk,
+    becomes.
     """
 
     def execution(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,11 +162,13 @@ def begun(asked: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
         names = (*EXECUTION, "vocab") if grows else EXECUTION
         return {name: given[name] for name in names if name in given}
 
-    if asked["kind"] != "Classifier":
+    if asked["kind"] not in HEADED:
         return {**found, **execution(asked)}
     head = {name: value for name, value in asked.items() if name != "trunk" and value != "auto"}
-    if found["kind"] != "Classifier":
-        found = {**hub.head(found["kind"], head.get("pool")), "trunk": found}
+    if found["kind"] != asked["kind"]:
+        trunk = found.get("trunk", found)
+        custom = hub.head(trunk["kind"], head.get("pool")) if head["kind"] == "Classifier" else {}
+        found = {**custom, "trunk": trunk}
     return {**found, **head, "trunk": {**found["trunk"], **execution(asked["trunk"])}}
 
 

@@ -66,7 +66,9 @@ def test_the_tail_is_drawn_as_often_as_due():
         keys = jax.random.split(key, rows)
         return (Sampler()(jnp.broadcast_to(logits, (rows, tail + 1)), keys) > 0).sum()
 
-    drawn = sum(int(rare(key)) for key in jax.random.split(jax.random.key(1, impl="unsafe_rbg"), batches))
+    drawn = sum(
+        int(rare(key)) for key in jax.random.split(jax.random.key(1, impl="unsafe_rbg"), batches)
+    )
     due = batches * rows * tail * p
     assert abs(drawn - due) < 2 * due**0.5
 
