@@ -11,15 +11,12 @@ report.md beside this file.
 import argparse
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from lm_research import log
 from lm_research.data import WebNLG
+from lm_research.study.runs import evaluated, trained
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs" / "finetune"
@@ -35,24 +32,20 @@ SMALL = {
 }
 
 
-def command(name: str, *flags: str) -> list[str]:
-    return [sys.executable, "-m", "lm_research", name, *flags]
-
-
 def trains(name: str, data: Path, knobs: str) -> list[str]:
-    """The flags of `train` for a run."""
+    """The config of a run, and fields."""
     given = ",".join(filter(None, [SMALL[name], knobs]))
     if name == "webnlg":
         corpus = data / "webnlg" / "webnlg_enriched_v1.6.tar.gz"
-        return [f"--config={CONFIGS / 'data_to_text.py'}:corpus={corpus},{given}"]
+        return [f"{CONFIGS / 'data_to_text.py'}:corpus={corpus},{given}"]
     if name == "scitldr":
         folder = data / "scitldr"
         heldout = folder / "SciTLDR-A_dev.jsonl.gz"
         train = f"--config.data.source.source.paths={folder / 'SciTLDR-A_train.jsonl.gz'}"
-        return [f"--config={CONFIGS / 'summarize.py'}:heldout={heldout},{given}", train]
+        return [f"{CONFIGS / 'summarize.py'}:heldout={heldout},{given}", train]
     files = ",".join(str(data / "instruct" / f"{part}.json.gz") for part in INSTRUCT)
     return [
-        f"--config={CONFIGS / 'instruct.py'}:{given}",
+        f"{CONFIGS / 'instruct.py'}:{given}",
         f"--config.data.source.paths={files}",
         "--config.data.source.empty=leave out",
     ]
@@ -73,49 +66,17 @@ def judges(name: str, data: Path, scratch: Path) -> list[str]:
     return ["--metrics=bleu,chrf", f"--paths={test}", f"--beams={BEAMS}", "--new=80"]
 
 
-def trained(name: str, workdir: Path, minutes: float, flags: list[str]) -> float:
-    """Trains a run for so long, or to its end; the minutes it has been trained for in all.
-
-    What it takes to prepare its data is not counted.
-    """
-    place = f"--workdir={workdir}"
-    subprocess.run(command("prepare", *flags, place), check=True, stdout=subprocess.DEVNULL)
-    spent = workdir / "minutes.json"
-    before = json.loads(spent.read_text()) if spent.is_file() else 0.0
-    start = time.monotonic()
-    if minutes > before:
-        process = subprocess.Popen(command("train", *flags, place))
-        try:
-            process.wait(60 * (minutes - before))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)  # it saves, and the next call goes on from there
-            process.wait()
-        if process.returncode not in (0, 75):
-            raise SystemExit(f"{name}: train exited with status {process.returncode}")
-    total = before + (time.monotonic() - start) / 60
-    log.write_text(spent, json.dumps(total))
-    return total
-
-
-def evaluated(workdir: Path, flags: list[str], limit: int | None) -> tuple[dict, list[str]]:
-    """What `evaluate` prints: numbers by name, and signatures."""
-    more = [] if limit is None else [f"--limit={limit}"]
-    given = [f"--checkpoint={workdir}", f"--output={workdir / 'written.txt'}", *flags, *more]
-    done = subprocess.run(command("evaluate", *given), check=True, capture_output=True, text=True)
-    lines = done.stdout.splitlines()
-    pairs = (line.partition(": ") for line in lines if ": " in line)
-    numbers = {name: float(value.split()[0]) for name, _, value in pairs if name in NAMES}
-    return numbers, [line for line in lines if " by " in line]
-
-
 def measured(name: str, options: argparse.Namespace, data: Path) -> dict[str, Any]:
     """What one run gives."""
     workdir = options.workdir / name
     workdir.mkdir(parents=True, exist_ok=True)
     flags = trains(name, data, options.knobs)
     flags += [f"--config.init={options.init}"] if options.init else []
-    minutes = trained(name, workdir, options.minutes, flags)
-    numbers, signatures = evaluated(workdir, judges(name, data, options.workdir), options.limit)
+    minutes = trained(workdir, options.minutes, *flags)
+    flags = [f"--output={workdir / 'written.txt'}", *judges(name, data, options.workdir)]
+    flags += [] if options.limit is None else [f"--limit={options.limit}"]
+    numbers, signatures = evaluated(workdir, *flags)
+    numbers = {name: numbers[name] for name in NAMES if name in numbers}
     rows = log.rows(workdir)
     facts = log.stored_facts(workdir)
     return {

@@ -131,7 +131,7 @@ def encoder(options: argparse.Namespace, data: Path) -> dict[str, Any]:
     )
     spent += trained(workdir, options.minutes, config, *fields)
     held = max(row.get("heldout/accuracy", 0.0) for row in log.rows(workdir))
-    test = evaluated(workdir, f"--paths={data / 'banking77' / 'test.csv.gz'}", "--batch=64")
+    test, _ = evaluated(workdir, f"--paths={data / 'banking77' / 'test.csv.gz'}", "--batch=64")
     told = f"{options.steps} steps of {SIZE}"
     return {"test": test["accuracy"], "chosen": told, "heldout": held, "minutes": spent}
 

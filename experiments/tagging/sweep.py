@@ -101,7 +101,7 @@ def main() -> None:
             fields = f"--config.data.source.paths={part('train')}", f"--config.seed={seed}"
             minutes = trained(workdir, options.minutes, config, *fields, *begins)
             found = {
-                p: evaluated(workdir, f"--part={p}", "--batch=64") for p in ("heldout", "test")
+                p: evaluated(workdir, f"--part={p}", "--batch=64")[0] for p in ("heldout", "test")
             }
             results.setdefault(name, {})[str(seed)] = {"minutes": minutes, **found}
             print(name, seed, found, flush=True)

@@ -10,14 +10,11 @@ results.json and report.md beside this file, the learning curve among them.
 import argparse
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from lm_research import log
+from lm_research.study.runs import evaluated, trained
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "translation.py"
@@ -26,49 +23,15 @@ TESTS = ("test_2016_flickr", "test_2017_flickr", "test_2017_mscoco", "test_2018_
 NAMES = {"bleu": "BLEU", "chrf": "chrF"}
 
 
-def trained(name: str, corpus: Path, workdir: Path, minutes: float, knobs: str) -> float:
-    """Trains a run for so long, or to its end; the minutes it has been trained for in all."""
-    spent = workdir / "minutes.json"
-    before = json.loads(spent.read_text()) if spent.is_file() else 0.0
-    given = ["size=small", f"corpus={corpus}", f"pairs={RUNS[name]}", *filter(None, [knobs])]
-    config = f"{CONFIG}:{','.join(given)}"
-    start = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lm_research", "train", f"--config={config}", f"--workdir={workdir}"]
-    )
-    try:
-        process.wait(max(0.0, 60 * (minutes - before)))
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)  # it saves, and the next call goes on from there
-        process.wait()
-    if process.returncode not in (0, 75):
-        raise SystemExit(f"{name}: train exited with status {process.returncode}")
-    total = before + (time.monotonic() - start) / 60
-    log.write_text(spent, json.dumps(total))
-    return total
-
-
-def evaluated(workdir: Path, corpus: Path, test: str, language: str, beams: int, tag: str | None):
+def judged(workdir: Path, corpus: Path, test: str, language: str, beams: int, tag: str | None):
     """What `evaluate` prints of a test: numbers by name, and signatures."""
     files = ",".join(str(corpus / f"{test}.{one}.gz") for one in ("en", language))
     output = workdir / "outputs" / f"{test}.beam{beams}.{language}"
     output.parent.mkdir(exist_ok=True)
-    command = [
-        *(sys.executable, "-m", "lm_research", "evaluate", f"--checkpoint={workdir}"),
-        *(
-            "--metrics=bleu,chrf",
-            "--new=60",
-            f"--beams={beams}",
-            f"--paths={files}",
-            f"--output={output}",
-        ),
-        *([] if tag is None else [f"--tag={tag}"]),
-    ]
-    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    lines = [line.partition(": ") for line in found.splitlines() if ": " in line]
-    numbers = {name: float(value) for name, _, value in lines if name in NAMES}
-    signatures = [line for line in found.splitlines() if " by " in line]
-    return numbers, signatures
+    flags = ["--metrics=bleu,chrf", "--new=60", f"--beams={beams}", f"--paths={files}"]
+    flags += [f"--output={output}", *([] if tag is None else [f"--tag={tag}"])]
+    numbers, signatures = evaluated(workdir, *flags)
+    return {name: numbers[name] for name in NAMES if name in numbers}, signatures
 
 
 def curve(workdir: Path) -> list[dict[str, Any]]:
@@ -111,7 +74,9 @@ def main() -> None:
     for name in options.only:
         workdir = options.workdir / name
         workdir.mkdir(parents=True, exist_ok=True)
-        minutes = trained(name, corpus, workdir, options.minutes, options.knobs)
+        given = ["size=small", f"corpus={corpus}", f"pairs={RUNS[name]}", options.knobs]
+        config = f"{CONFIG}:{','.join(filter(None, given))}"
+        minutes = trained(workdir, options.minutes, config)
         languages = [pair.partition("-")[2] for pair in RUNS[name].split("+")]
         tests = []
         for language in languages:
@@ -119,7 +84,7 @@ def main() -> None:
             for test in options.tests:
                 for beams in (1, 5) if test == TESTS[0] else (5,):
                     row = dict(test=test, language=language, beams=beams)
-                    numbers, signatures = evaluated(workdir, corpus, test, language, beams, tag)
+                    numbers, signatures = judged(workdir, corpus, test, language, beams, tag)
                     tests.append({**row, **numbers, "signatures": signatures})
                     print(tests[-1], flush=True)
         results[name] = dict(minutes=minutes, tests=tests, curve=curve(workdir))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from lm_research.config import known
 from lm_research.data.source import within
-from lm_research.data.text import file_names, stamps, whole_text
+from lm_research.data.text import named_files, stamps, whole_text
 from lm_research.errors import UserError
 
 SUFFIXES = (".conllu", ".conll", ".txt", ".tsv", ".iob", ".iob2", ".bio")
@@ -66,18 +66,8 @@ class CoNLL:
         Raises:
           UserError: one is missing, or of a kind that is not read.
         """
-        files = tuple(map(Path, file_names(self.paths)))
-        if not files:
-            raise UserError("no path of a file of labelled words was given (paths is empty)")
-        for file in files:
-            if self.form is None and not file.name.removesuffix(".gz").endswith(SUFFIXES):
-                raise UserError(
-                    f"{file} is no file of labelled words by its name; it takes "
-                    f"{', '.join(SUFFIXES)}, or a source with its form"
-                )
-            if not file.is_file():
-                raise UserError(f"there is no file {file}")
-        return files
+        suffixes = () if self.form else SUFFIXES
+        return named_files(self.paths, "labelled words", suffixes, ", or a source with its form")
 
     def fingerprint(self) -> str:
         """Changes when a file does: of names, sizes and times of writing."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from lm_research import log
 from lm_research.data.chat_template import ROLES, Message
 from lm_research.data.source import within
-from lm_research.data.text import file_names, stamps, whole_text
+from lm_research.data.text import named_files, stamps, whole_text
 from lm_research.errors import UserError
 
 SUFFIXES = (".json", ".jsonl")
@@ -53,15 +53,7 @@ class Conversations:
         Raises:
           UserError: one is missing, or of a kind that is not read.
         """
-        files = tuple(map(Path, file_names(self.paths)))
-        if not files:
-            raise UserError("no path of conversations was given (paths is empty)")
-        for file in files:
-            if not file.name.removesuffix(".gz").endswith(SUFFIXES):
-                raise UserError(f"{file} is not of a kind that is read; it takes .json and .jsonl")
-            if not file.is_file():
-                raise UserError(f"there is no file {file}")
-        return files
+        return named_files(self.paths, "conversations", SUFFIXES)
 
     def fingerprint(self) -> str:
         """Changes when a file does: of names, sizes and times of writing."""

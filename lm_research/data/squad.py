@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_research.data.source import within
-from lm_research.data.text import file_names, stamps, whole_text
+from lm_research.data.text import named_files, stamps, whole_text
 from lm_research.errors import UserError
 
 Place = tuple[Path, str]  # a file, and an id in it
@@ -46,13 +46,7 @@ class SQuAD:
         Raises:
           UserError: one is missing.
         """
-        files = tuple(map(Path, file_names(self.paths)))
-        if not files:
-            raise UserError("no path of a file of questions was given (paths is empty)")
-        for file in files:
-            if not file.is_file():
-                raise UserError(f"there is no file {file}")
-        return files
+        return named_files(self.paths, "questions")
 
     def fingerprint(self) -> str:
         """Changes when a file does: of names, sizes and times of writing."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from lm_research import log
 from lm_research.data.source import within
-from lm_research.data.text import file_names, stamps, whole_text
+from lm_research.data.text import named_files, stamps, whole_text
 from lm_research.errors import UserError
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".txt")
@@ -56,15 +56,7 @@ class Table:
         Raises:
           UserError: one is missing, or of a kind that is not read.
         """
-        files = tuple(map(Path, file_names(self.paths)))
-        if not files:
-            raise UserError("no path of a table was given (paths is empty)")
-        for file in files:
-            if self.form is None and not file.name.removesuffix(".gz").endswith(SUFFIXES):
-                raise UserError(f"{file} is no table that is read; it takes {', '.join(SUFFIXES)}")
-            if not file.is_file():
-                raise UserError(f"there is no file {file}")
-        return files
+        return named_files(self.paths, "rows", () if self.form else SUFFIXES)
 
     def fingerprint(self) -> str:
         """Changes when a file does: of names, sizes and times of writing."""

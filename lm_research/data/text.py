@@ -154,6 +154,32 @@ def file_names(paths: str | Sequence[str]) -> list[str]:
     return [name.strip() for name in given if name.strip()]
 
 
+def named_files(
+    paths: str | Sequence[str], what: str, suffixes: tuple[str, ...] = (), otherwise: str = ""
+) -> tuple[Path, ...]:
+    """The files of `paths`, in order.
+
+    Args:
+      paths: see `file_names`.
+      what: they hold, for messages.
+      suffixes: of the names that are read, perhaps with .gz after them; none reads any.
+      otherwise: what else is read, for messages.
+
+    Raises:
+      UserError: there is none, one is missing, or of a kind that is not read.
+    """
+    files = tuple(map(Path, file_names(paths)))
+    if not files:
+        raise UserError(f"no path of a file of {what} was given (paths is empty)")
+    for file in files:
+        if suffixes and not file.name.removesuffix(".gz").endswith(suffixes):
+            takes = f"{', '.join(suffixes)}{otherwise}"
+            raise UserError(f"{file} is no file of {what} by its name; it takes {takes}")
+        if not file.is_file():
+            raise UserError(f"there is no file {file}")
+    return files
+
+
 def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
     """What changes when a file does: its path, size and time of writing."""
     stats = ((str(file.resolve()), file.stat()) for file in files)

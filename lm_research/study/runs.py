@@ -25,11 +25,13 @@ def trained(workdir: Path, minutes: float, config: str, *fields: str) -> float:
     workdir.mkdir(parents=True, exist_ok=True)
     spent = workdir / "minutes.json"
     before = json.loads(spent.read_text()) if spent.is_file() else 0.0
+    if before >= minutes:
+        return before
     start = time.monotonic()
     command = [sys.executable, "-m", "lm_research", "train", f"--config={config}"]
     process = subprocess.Popen([*command, f"--workdir={workdir}", *fields])
     try:
-        process.wait(max(0.0, 60 * (minutes - before)))
+        process.wait(60 * (minutes - before))
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)  # it saves, and the next call goes on from there
         process.wait()
@@ -40,9 +42,19 @@ def trained(workdir: Path, minutes: float, config: str, *fields: str) -> float:
     return total
 
 
-def evaluated(workdir: Path, *flags: str) -> dict[str, float]:
-    """What `evaluate` prints of a run, given such flags as `--part=test`."""
+def evaluated(workdir: Path, *flags: str) -> tuple[dict[str, float], list[str]]:
+    """What `evaluate` prints of a run, given such flags as `--part=test`.
+
+    Returns:
+      Numbers by name, and the lines that say by which program, such as sacreBLEU, they are.
+    """
     command = [sys.executable, "-m", "lm_research", "evaluate", f"--checkpoint={workdir}"]
     found = subprocess.run([*command, *flags], check=True, capture_output=True, text=True).stdout
-    lines = [line.partition(": ") for line in found.splitlines() if ": " in line]
-    return {name.replace(" ", "_"): float(value) for name, _, value in lines}
+    numbers, signatures = {}, []
+    for line in found.splitlines():
+        name, colon, value = line.partition(": ")
+        if " by " in line:
+            signatures.append(line)
+        elif colon:
+            numbers[name.replace(" ", "_")] = float(value.split()[0])
+    return numbers, signatures

@@ -54,7 +54,7 @@ def test_tables(tmp_path, name, columns):
         ("a.jsonl", '{"text": "x"}\n', r"a.jsonl:1: the field 'label' is missing; it has 'text'"),
         ("a.jsonl", "[1]\n", "a.jsonl:1 is no JSON object"),
         ("a.txt", "no label here\n", r"a.txt:1 is 'no label here'; it takes one __label__CLASS"),
-        ("a.pdf", "x", "a.pdf is no table that is read; it takes .tsv"),
+        ("a.pdf", "x", "a.pdf is no file of rows by its name; it takes .tsv"),
     ],
 )
 def test_what_is_no_table_is_refused(tmp_path, name, content, words):
