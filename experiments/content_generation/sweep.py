@@ -115,8 +115,11 @@ def measured(name: str, options: argparse.Namespace, data: Path) -> dict[str, An
     flags = trains(name, data, options.knobs)
     flags += [f"--config.init={options.init}"] if options.init else []
     minutes = trained(name, workdir, options.minutes, flags)
+    if not (rows := log.rows(workdir)):
+        raise SystemExit(
+            f"{name} made no step in {minutes:.1f} minutes; more of them go on from here"
+        )
     numbers, signatures = evaluated(workdir, judges(name, data, options.workdir), options.limit)
-    rows = log.rows(workdir)
     facts = log.stored_facts(workdir)
     return {
         "minutes": round(minutes, 1),
