@@ -73,11 +73,12 @@ def measured(name: str, options: argparse.Namespace, data: Path) -> dict[str, An
     flags = trains(name, data, options.knobs)
     flags += [f"--config.init={options.init}"] if options.init else []
     minutes = trained(workdir, options.minutes, *flags)
+    if not (rows := log.rows(workdir)):
+        raise SystemExit(f"{name} made no step in {minutes:.1f} minutes; more of them go on")
     flags = [f"--output={workdir / 'written.txt'}", *judges(name, data, options.workdir)]
     flags += [] if options.limit is None else [f"--limit={options.limit}"]
     numbers, signatures = evaluated(workdir, *flags)
     numbers = {name: numbers[name] for name in NAMES if name in numbers}
-    rows = log.rows(workdir)
     facts = log.stored_facts(workdir)
     return {
         "minutes": round(minutes, 1),
