@@ -100,7 +100,7 @@ SHRUNK = {
     "shakespeare_char": ("width=16,layers=1,length=16,batch=8,steps=4,dispatch=1", {}),
     "xlnet": ("vocab=257,width=16,layers=1,heads=2,length=16,batch=8,steps=4", {}),
 }
-RESUMED = "quickstart", "electra", "finetune/classify", "translation"  # whose states are unlike
+RESUMED = "quickstart", "finetune/classify", "translation"  # whose states are unlike
 FIELDS = {"log.tensorboard": False, "log.samples.every": 0}
 # A run of four steps stops after two of them and at the end, and saves there.
 FIELDS |= {"checkpoint.every": 4, "evals.heldout.every": 4, "batch.steps_per_dispatch": 1}

@@ -227,7 +227,9 @@ def test_progress_shows_on_a_terminal_without_a_size(monkeypatch):
         progress = log.Progress(10, 0, 64)
         progress.update(10, 2.25, 0.5)
         progress.close()
-        shown = os.read(reader, 10_000).decode()
+        shown = ""
+        while "10/10" not in shown:  # it is read in pieces
+            shown += os.read(reader, 10_000).decode()
     os.close(reader)
     assert "10/10, loss 2.2500" in shown
 

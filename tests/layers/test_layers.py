@@ -165,7 +165,6 @@ def run(module, params, x, **options):
     "layers, period, blocks",
     [
         (4, 1, {"blocks": 4}),
-        (4, 2, {"blocks_0": 2, "blocks_1": 2}),
         (5, 2, {"blocks_0": 2, "blocks_1": 2, "rest_0": 1}),
         (2, 3, {"rest_0": 1, "rest_1": 1}),
     ],

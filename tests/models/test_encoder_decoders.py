@@ -344,6 +344,8 @@ MODELS = {
     "t5": T5(**T5_SIZES, start=2),
     "t5_first": T5(**T5_SIZES, activation="relu", gated=False, tied=True, decoder_layers=3),
 }
+# Those whose stacks are unlike; what the core does with a stack is tried on them, or on all.
+STACKS = MODELS if os.environ.get("LM_RESEARCH_VARIANTS") == "all" else ("bart", "t5_first")
 WEIGHTS = np.random.default_rng(7).normal(size=(2, T, 64)).astype(np.float32)
 
 
@@ -449,7 +451,9 @@ def test_packed_is_separate(model, params, alike):
     alike(packed[:, cut:], call(model, params, tokens[:, cut:], source[:, sourced:]))
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize(
+    "model, remat", [("t5_first", "none"), *((name, "full") for name in STACKS)], indirect=["model"]
+)
 def test_scanned_is_unrolled(model, params, expected, alike, remat):
     other = {
         name: stack.clone(stack=stack.stack.clone(execution="scan", remat=remat))
@@ -458,12 +462,14 @@ def test_scanned_is_unrolled(model, params, expected, alike, remat):
     alike(both(model.clone(**other))(params), expected)
 
 
+@pytest.mark.parametrize("model", STACKS, indirect=True)
 def test_separate_is_stacked(model, params, expected, alike):
     apart, weights = separate(model, params)
     gradients, logits = expected
     alike(both(apart)(weights), (separate(model, gradients)[1], logits))
 
 
+@pytest.mark.parametrize("model", STACKS, indirect=True)
 def test_sharded_is_whole(model, params, expected, alike):
     boxed = names.abstract(model)
     with mesh.Mesh(data=2, fsdp=2, tensor=2).activate():
