@@ -16,14 +16,14 @@ PAIRS = [{"text": f"a{i}", "pair": f"bcd{i}", "negative": "e"} for i in range(10
 def test_parts_with_texts_and_scores_of_their_own(tmp_path):
     scored = Memory([{"text": "x", "pair": "yz", "label": "2.5"}])
     data = Related(Memory(PAIRS), Bytes(), heldout=0.2, others={"sts": scored})
-    found = data.prepare(tmp_path, 3)
+    found = data.prepare(tmp_path, 4)
     assert (len(found.train), len(found.heldout)) == (8, 2) and found.classes == ()
     texts = {name: found.tokenizer.decode(ids) for name, ids in found.train[0].items()}
     assert texts["negative"].startswith("e") and set(texts) == {"text", "pair", "negative"}
-    assert found.train.lengths.tolist() == [3] * 8  # of pairs, which are cut
+    assert found.train.lengths.tolist() == [4] * 8  # of pairs, which are cut
     record = found.part("sts")[0]
     assert record["label"] == np.float32(2.5) and set(record) == {"text", "pair", "label"}
-    assert data.prepared(tmp_path, 3).facts == found.facts
+    assert data.prepared(tmp_path, 4).facts == found.facts
 
 
 @pytest.mark.parametrize(
