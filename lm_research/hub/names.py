@@ -152,13 +152,6 @@ def families() -> tuple[Family, ...]:
 @functools.lru_cache(maxsize=64)  # tracing a model takes a good part of a second
 def abstract(model: nn.Module) -> Any:
     """The model's parameters as shapes, boxed with the names of their axes: nothing is computed."""
-    return _abstract(model, jax.sharding.get_abstract_mesh())
-
-
-@functools.lru_cache(maxsize=16)
-def _abstract(model: nn.Module, mesh: Any) -> Any:
-    """`abstract` under the mesh that is set: tracing a model takes a second, and runs ask often."""
-    del mesh
     return jax.eval_shape(functools.partial(initial, model), jax.random.key(0))
 
 
