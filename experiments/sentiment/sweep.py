@@ -13,8 +13,6 @@ import argparse
 import json
 import os
 import signal
-import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -26,6 +24,7 @@ from lm_research import log
 from lm_research.commands import config_flag
 from lm_research.data import Memory, Table
 from lm_research.data.prepare import held_out
+from lm_research.study.runs import evaluated
 from lm_research.train import loop
 
 HERE = Path(__file__).parent
@@ -131,15 +130,6 @@ def configured(path: str, knobs: str, text: Path, init: Path | None = None, **fi
     return found
 
 
-def evaluated(run: Path, paths: Path) -> float:
-    """The accuracy that `evaluate` prints of a file."""
-    command = [sys.executable, "-m", "lm_research", "evaluate", f"--checkpoint={run}"]
-    given = [*command, f"--paths={paths}", "--batch=64"]
-    found = subprocess.run(given, check=True, capture_output=True, text=True).stdout
-    lines = (line.partition(": ") for line in found.splitlines())
-    return next(float(value) for name, _, value in lines if name == "accuracy")
-
-
 def svm(parts: dict[str, Path], text: str) -> dict[str, Any]:
     """A linear SVM on TF-IDF of words and bigrams."""
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -186,7 +176,8 @@ def made(row: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
             "finetune/classify.py", f"{columns},{SIZE},{knobs}", parts["train"], **given
         )
     spent, finished = trained(config, run, minutes)
-    score = {part: evaluated(run, parts[part]) for part in ("dev", "test")}
+    judged = lambda part: evaluated(run, f"--paths={parts[part]}", "--batch=64")[0]["accuracy"]
+    score = {part: judged(part) for part in ("dev", "test")}
     return {**score, "minutes": spent, "finished": finished, "knobs": knobs}
 
 

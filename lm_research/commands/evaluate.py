@@ -6,6 +6,7 @@ from typing import Any
 
 from absl import flags
 
+SCORED = "; use `score`"  # which takes tokens
 # Evaluators that judge any part of the data.
 OF_PARTS = ("AnswerScores", "Retrieval", "Scores", "Similarity", "WordScores")
 
@@ -119,11 +120,9 @@ def _choices(values: flags.FlagValues, loaded: Any, scratch: Path) -> None:
     for name in ("paths", "part", "metrics"):
         if values[name].present:
             raise UserError(f"--choices are judged by themselves; leave out --{name}")
-    if loaded.tokenizer is None:
-        raise UserError("the checkpoint has no tokenizer, so it cannot read text")
+    given = _trained(loaded)
     source = MultipleChoice(values.choices, "leave out" if values.flawed else "refuse")
     if tuple(getattr(loaded.model, "classes", None) or ()) == CLASSES:
-        given = types.SimpleNamespace(train=lambda texts: loaded.tokenizer)
         objective = Choose(values.length or loaded.context or loaded.model.context or 512)
         data = Choices(source, given, source).prepare(scratch / "choices", objective.length)
         judge = Scores(every=1)
@@ -241,47 +240,49 @@ def _of_alike(path: Path, loaded: Any, values: flags.FlagValues, scratch: Path) 
 def _of_scored(values: flags.FlagValues, loaded: Any, scratch: Path) -> tuple[Any, Any, Any]:
     """A model of vectors, its objective, and all of some files of scored pairs."""
     import dataclasses
-    import types
 
     from lm_research.data import STS, Related
-    from lm_research.errors import UserError
     from lm_research.infer.embed import embedder
     from lm_research.objectives import Contrast
 
-    if loaded.tokenizer is None:
-        raise UserError("the checkpoint has no tokenizer, so it cannot read text")
+    given, source = _trained(loaded), STS(values.scored)
     model, params = embedder(loaded.model, loaded.params)
     objective = Contrast(values.length or loaded.context or model.context or 512)
-    given, source = types.SimpleNamespace(train=lambda texts: loaded.tokenizer), STS(values.scored)
     data = Related(source, given, heldout=source).prepare(scratch / "scored", objective.length)
     return dataclasses.replace(loaded, model=model, params=params), objective, data
+
+
+def _trained(loaded: Any, instead: str = "") -> Any:
+    """What data trains as its tokenizer, and is the checkpoint's.
+
+    Raises:
+      UserError: it has none; says what to do instead.
+    """
+    import types
+
+    from lm_research.errors import UserError
+
+    if loaded.tokenizer is None:
+        raise UserError(f"the checkpoint has no tokenizer, so it cannot read text{instead}")
+    return types.SimpleNamespace(train=lambda texts: loaded.tokenizer)
 
 
 def _of_files(paths: str, loaded: Any, length: int, scratch: Path) -> Any:
     """All the text of some files, held out."""
     from lm_research.data import Prepared, TextFiles, Windows, shards
-    from lm_research.errors import UserError
 
-    if loaded.tokenizer is None:
-        raise UserError("the checkpoint has no tokenizer, so it cannot read text; use `score`")
-    source = TextFiles(paths)
+    tokenizer, source = _trained(loaded, SCORED).train(()), TextFiles(paths)
     texts = (source[i]["text"] for i in range(len(source)))
-    windows = Windows(shards.write(scratch / "shards", texts, loaded.tokenizer), length)
+    windows = Windows(shards.write(scratch / "shards", texts, tokenizer), length)
     facts = {"heldout_tokens": windows.tokens, "heldout_bytes": windows.shards.index["bytes"]}
-    return Prepared(windows, windows, loaded.tokenizer, facts)
+    return Prepared(windows, windows, tokenizer, facts)
 
 
 def _of_pairs(values: flags.FlagValues, loaded: Any, length: int, scratch: Path) -> Any:
     """All the pairs of some files, held out."""
-    import types
-
     from lm_research.data import Pairs, Parallel, Tagged
-    from lm_research.errors import UserError
 
-    if loaded.tokenizer is None:
-        raise UserError("the checkpoint has no tokenizer, so it cannot read text; use `score`")
-    given = types.SimpleNamespace(train=lambda texts: loaded.tokenizer)
-    pairs = Pairs(values.paths)
+    given, pairs = _trained(loaded, SCORED), Pairs(values.paths)
     pairs = pairs if values.tag is None else Tagged(pairs, values.tag)
     data = Parallel(pairs, given, heldout=pairs, packed=True)
     return data.prepare(scratch / "pairs", length)
