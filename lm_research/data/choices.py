@@ -18,11 +18,11 @@ from lm_research.data.multiple_choice import asked
 from lm_research.data.prepare import (
     Part,
     Prepared,
+    Preparing,
     check_parts,
     check_running,
     determined,
     held_out,
-    prepare_once,
     prepared_facts,
     where,
     with_others,
@@ -103,7 +103,7 @@ class ChoiceTexts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Choices:
+class Choices(Preparing):
     """Questions of which one of several choices is right, for `Choose`.
 
     Attributes:
@@ -125,22 +125,6 @@ class Choices:
     def __post_init__(self):
         check_parts(self.heldout, self.others)
         at_least(self, "data", 1, "grouped")
-
-    def prepare(self, directory: Path, length: int, kept: bool = False) -> Prepared:
-        """Tokenizer, shards, answers and facts, made now or found as an earlier call left them.
-
-        Args:
-          directory: of this data alone.
-          length: tokens of a question and a choice at most.
-          kept: a run lives by what is there, which is never replaced.
-
-        Raises:
-          UserError: the questions cannot be read or are others than a run began with; one has no
-            answer.
-        """
-        directory = Path(directory)
-        prepare_once(directory, kept, self._asked, lambda: self._made(directory))
-        return self.prepared(directory, length)
 
     def prepared(self, directory: Path, length: int) -> Prepared:
         """What `prepare` left in a directory, whatever has become of the questions since.
@@ -168,7 +152,11 @@ class Choices:
         return determined(self.source, self.tokenizer, self.heldout, self.others)
 
     def _made(self, directory: Path) -> dict[str, Any]:
-        """Writes tokenizer, shards and answers; what the run should say of them."""
+        """Writes tokenizer, shards and answers; what the run should say of them.
+
+        Raises:
+          UserError: a question cannot be read, or has no answer.
+        """
         given = with_others(held_out(self.source, self.heldout), self.others)
         parts = {name: list(_answered(part)) for name, part in given.items()}
         running = ([record["question"], *record["choices"]] for record in parts["train"])

@@ -17,11 +17,11 @@ from lm_research.data.pairs import Originals
 from lm_research.data.prepare import (
     Part,
     Prepared,
+    Preparing,
     check_heldout,
     check_running,
     determined,
     held_out,
-    prepare_once,
     prepared_facts,
     where,
 )
@@ -123,7 +123,7 @@ class ChatRows:
 
 
 @dataclasses.dataclass(frozen=True)
-class Instruct:
+class Instruct(Preparing):
     """Conversations as token arrays, for `Causal`: a loss on answers alone, those of all turns.
 
     Attributes:
@@ -149,22 +149,6 @@ class Instruct:
                 f"data.template is {self.template!r}; it takes auto, own, {', '.join(NAMED)}, or "
                 "the name of a .jinja file"
             )
-
-    def prepare(self, directory: Path, length: int, kept: bool = False) -> Prepared:
-        """Tokenizer, shards and facts, made now or found as an earlier call left them.
-
-        Args:
-          directory: of this data alone.
-          length: T, of rows of conversations, and what one of them has at most.
-          kept: a run lives by what is there, which is never replaced.
-
-        Raises:
-          UserError: the files cannot be read, are others than a run began with, or hold what is no
-            conversation to the template; says which row.
-        """
-        directory = Path(directory)
-        prepare_once(directory, kept, self._asked, lambda: self._made(directory))
-        return self.prepared(directory, length)
 
     def prepared(self, directory: Path, length: int) -> Prepared:
         """What `prepare` left in a directory, whatever has become of the files since.
@@ -196,7 +180,11 @@ class Instruct:
         return {**found, "template": self.template, "source": self._template(own, strict=False)}
 
     def _made(self, directory: Path) -> dict[str, Any]:
-        """Writes tokenizer, shards and which tokens are answers; what the run should say of it."""
+        """Writes tokenizer, shards and which tokens are answers; what the run should say of it.
+
+        Raises:
+          UserError: a row cannot be read, or is no conversation to the template; says which.
+        """
         parts = held_out(self.source, self.heldout)
         tokenizer = self.tokenizer.train(_said(parts["train"]))
         check_running(tokenizer)

@@ -15,11 +15,11 @@ from lm_research.data import tokenizer as tokenizers
 from lm_research.data.prepare import (
     Part,
     Prepared,
+    Preparing,
     check_parts,
     determined,
     held_out,
     listed,
-    prepare_once,
     prepared_facts,
     texts,
     where,
@@ -70,7 +70,7 @@ class LabelledTexts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Labelled:
+class Labelled(Preparing):
     """Texts and the class or the score of each, for `Classify` and `Regress`.
 
     Attributes:
@@ -101,22 +101,6 @@ class Labelled:
         if self.numeric and self.classes:
             raise UserError("data.numeric is True and data.classes is set; scores have no classes")
 
-    def prepare(self, directory: Path, length: int, kept: bool = False) -> Prepared:
-        """Tokenizer, shards, labels and facts, made now or found as an earlier call left them.
-
-        Args:
-          directory: of this data alone.
-          length: tokens of a text, or of a pair, at most.
-          kept: a run lives by what is there, which is never replaced.
-
-        Raises:
-          UserError: the texts cannot be read or are others than a run began with; a label is
-            missing, no number, or in a part to be judged by that of no class; an id comes twice.
-        """
-        directory = Path(directory)
-        prepare_once(directory, kept, self._asked, lambda: self._made(directory))
-        return self.prepared(directory, length)
-
     def prepared(self, directory: Path, length: int) -> Prepared:
         """What `prepare` left in a directory, whatever has become of the texts since.
 
@@ -143,7 +127,12 @@ class Labelled:
         return {**found, "classes": self.classes, **({"numeric": True} if self.numeric else {})}
 
     def _made(self, directory: Path) -> dict[str, Any]:
-        """Writes tokenizer, shards and labels; what the run should say of them."""
+        """Writes tokenizer, shards and labels; what the run should say of them.
+
+        Raises:
+          UserError: a label is missing, no number, or in a part to be judged by that of no class;
+            an id comes twice.
+        """
         parts = with_others(held_out(self.source, self.heldout), self.others)
         names = PAIR if _paired(parts) else NAMES
         sources = {id(source): source for source, _ in parts.values()}

@@ -16,12 +16,12 @@ from lm_research.data.conll import CoNLL
 from lm_research.data.prepare import (
     Part,
     Prepared,
+    Preparing,
     check_parts,
     check_running,
     determined,
     held_out,
     listed,
-    prepare_once,
     prepared_facts,
     where,
     with_others,
@@ -105,7 +105,7 @@ class WordTexts:
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledWords:
+class LabelledWords(Preparing):
     """Sentences of words with a label each, for `Tag`.
 
     Words are encoded one by one, and each one's label stands at its first token.
@@ -128,22 +128,6 @@ class LabelledWords:
 
     def __post_init__(self):
         check_parts(self.heldout, self.others)
-
-    def prepare(self, directory: Path, length: int, kept: bool = False) -> Prepared:
-        """Tokenizer, shards, labels and facts, made now or found as an earlier call left them.
-
-        Args:
-          directory: of this data alone.
-          length: tokens of a sentence at most.
-          kept: a run lives by what is there, which is never replaced.
-
-        Raises:
-          UserError: the sentences cannot be read or are others than a run began with; a sentence
-            has not as many labels as words, or a part to be judged by a label of no class.
-        """
-        directory = Path(directory)
-        prepare_once(directory, kept, self._asked, lambda: self._made(directory))
-        return self.prepared(directory, length)
 
     def prepared(self, directory: Path, length: int) -> Prepared:
         """What `prepare` left in a directory, whatever has become of the sentences since.
@@ -170,7 +154,12 @@ class LabelledWords:
         return {**found, "classes": self.classes}
 
     def _made(self, directory: Path) -> dict[str, Any]:
-        """Writes tokenizer, shards and labels; what the run should say of them."""
+        """Writes tokenizer, shards and labels; what the run should say of them.
+
+        Raises:
+          UserError: a sentence has not as many labels as words, or a part to be judged by a label
+            of no class.
+        """
         parts = with_others(held_out(self.source, self.heldout), self.others)
         seen = (label for _, _, labels in sentences(parts["train"]) for label in labels)
         classes = self.classes or tuple(sorted(set(seen)))

@@ -12,10 +12,10 @@ from lm_research import log
 from lm_research.data import tokenizer as tokenizers
 from lm_research.data.prepare import (
     Prepared,
+    Preparing,
     check_heldout,
     determined,
     held_out,
-    prepare_once,
     prepared_facts,
     texts,
 )
@@ -208,7 +208,7 @@ def targets(record: dict[str, Any]) -> tuple[str, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Parallel:
+class Parallel(Preparing):
     """Pairs of texts as token arrays, for `Seq2Seq`.
 
     Attributes:
@@ -228,22 +228,6 @@ class Parallel:
 
     def __post_init__(self):
         check_heldout(self.heldout)
-
-    def prepare(self, directory: Path, length: int, kept: bool = False) -> Prepared:
-        """Tokenizer, shards and facts, made now or found as an earlier call left them.
-
-        Args:
-          directory: of this data alone.
-          length: tokens of a source and of a target at most, and of a row of them.
-          kept: a run lives by what is there, which is never replaced.
-
-        Raises:
-          UserError: the texts cannot be read, are too few, or are others than a run began with.
-        """
-        directory = Path(directory)
-        asked = lambda: determined(self.source, self.tokenizer, self.heldout)
-        prepare_once(directory, kept, asked, lambda: self._made(directory))
-        return self.prepared(directory, length)
 
     def prepared(self, directory: Path, length: int) -> Prepared:
         """What `prepare` left in a directory, whatever has become of the texts since.
@@ -265,8 +249,16 @@ class Parallel:
             facts["train_rows"] = len(parts["train"])
         return Prepared(parts["train"], parts["heldout"], tokenizer, facts, texts=texts)
 
+    def _asked(self) -> dict[str, Any]:
+        """What the prepared data hangs on."""
+        return determined(self.source, self.tokenizer, self.heldout)
+
     def _made(self, directory: Path) -> dict[str, Any]:
-        """Writes tokenizer and shards; what the run should say of them."""
+        """Writes tokenizer and shards; what the run should say of them.
+
+        Raises:
+          UserError: the texts cannot be read, or are too few.
+        """
         parts = held_out(self.source, self.heldout)
         sides = (texts(parts["train"], side) for side in SIDES)
         tokenizer = self.tokenizer.train(itertools.chain.from_iterable(sides))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,28 +108,36 @@ def preparation(path: Path) -> dict[str, Any]:
         return {}
 
 
-def prepare_once(
-    directory: Path,
-    kept: bool,
-    determined: Callable[[], dict[str, Any]],
-    make: Callable[[], dict[str, Any]],
-) -> None:
-    """Makes data in a directory, unless an earlier call left there what would be made.
+class Preparing:
+    """Data that is prepared once, in a directory of its own, and found there afterwards.
 
-    Args:
-      directory: of this data alone.
-      kept: a run lives by what is there, which is never replaced.
-      determined: what the data hangs on, `fingerprints` of its files among it.
-      make: writes it; returns what the run should say of it.
-
-    Raises:
-      UserError: the texts cannot be read, or are others than a run began with.
+    A kind of data says what its preparation hangs on (`_asked`), makes it (`_made`), and reads what
+    was made (`prepared`).
     """
-    with shards.locked(directory):
+
+    def prepare(self, directory: Path, length: int, kept: bool = False) -> Prepared:
+        """Tokenizer, shards and facts, made now or found as an earlier call left them.
+
+        Args:
+          directory: of this data alone.
+          length: tokens at most of what its objective calls a text, a pair or a row.
+          kept: a run lives by what is there, which is never replaced.
+
+        Raises:
+          UserError: the records cannot be read, are others than a run began with, or are not what
+            this kind of data takes; says which.
+        """
+        directory = Path(directory)
+        with shards.locked(directory):
+            self._prepare(directory, kept)
+        return self.prepared(directory, length)
+
+    def _prepare(self, directory: Path, kept: bool) -> None:
+        """Makes the data, unless an earlier call left there what would be made."""
         path = directory / PREPARED
         stored = preparation(path)
         try:
-            asked = determined()
+            asked = self._asked()
         except (UserError, OSError) as error:
             if not (kept and stored):
                 raise
@@ -145,11 +153,12 @@ def prepare_once(
                 f"{directory} was prepared from other texts or in another way; give a new "
                 "--workdir, or --config.resume=changed to go on with the new ones"
             )
-        log.write_text(path, json.dumps({"asked": asked, "facts": make()}, indent=2) + "\n")
+        made = {"asked": asked, "facts": self._made(directory)}
+        log.write_text(path, json.dumps(made, indent=2) + "\n")
 
 
 def prepared_facts(directory: Path) -> dict[str, Any]:
-    """What `prepare_once` wrote of the data in a directory.
+    """What `Preparing` wrote of the data in a directory.
 
     Raises:
       UserError: there is nothing.

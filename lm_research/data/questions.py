@@ -17,10 +17,10 @@ from lm_research.data.permutation import permuted
 from lm_research.data.prepare import (
     Part,
     Prepared,
+    Preparing,
     check_parts,
     check_running,
     determined,
-    prepare_once,
     prepared_facts,
     where,
     with_others,
@@ -179,7 +179,7 @@ class AnswerWindows:
 
 
 @dataclasses.dataclass(frozen=True)
-class Questions:
+class Questions(Preparing):
     """Questions about contexts and their answers, for `Span`.
 
     A question and its context make a sequence as their tokenizer frames two texts; of a context
@@ -209,22 +209,6 @@ class Questions:
             if getattr(self, name) < 1:
                 raise UserError(f"data.{name} is {getattr(self, name)}; it takes 1 or more")
 
-    def prepare(self, directory: Path, length: int, kept: bool = False) -> Prepared:
-        """Tokenizer, shards, answers and facts, made now or found as an earlier call left them.
-
-        Args:
-          directory: of this data alone.
-          length: tokens of a question and a window of its context at most.
-          kept: a run lives by what is there, which is never replaced.
-
-        Raises:
-          UserError: the texts cannot be read or are others than a run began with; a question has
-            no answer, and is not said to be impossible.
-        """
-        directory = Path(directory)
-        prepare_once(directory, kept, self._asked, lambda: self._made(directory))
-        return self.prepared(directory, length)
-
     def prepared(self, directory: Path, length: int) -> Prepared:
         """What `prepare` left in a directory, whatever has become of the texts since.
 
@@ -251,7 +235,11 @@ class Questions:
         return determined(self.source, self.tokenizer, self.heldout, self.others)
 
     def _made(self, directory: Path) -> dict[str, Any]:
-        """Writes tokenizer, shards and answers; what the run should say of them."""
+        """Writes tokenizer, shards and answers; what the run should say of them.
+
+        Raises:
+          UserError: a question has no answer, and is not said to be impossible.
+        """
         parts = with_others(_parts(self.source, self.heldout), self.others)
         for part in parts.values():
             _check(part)

@@ -12,10 +12,10 @@ from lm_research.data import tokenizer as tokenizers
 from lm_research.data.labelled import LABELS, LabelledTexts, scores, write_labels
 from lm_research.data.prepare import (
     Prepared,
+    Preparing,
     check_parts,
     determined,
     held_out,
-    prepare_once,
     prepared_facts,
     texts,
     where,
@@ -30,7 +30,7 @@ NAMES = ("text", "pair", "negative")
 
 
 @dataclasses.dataclass(frozen=True)
-class Related:
+class Related(Preparing):
     """Texts that belong together, for `Contrast`.
 
     Attributes:
@@ -51,23 +51,6 @@ class Related:
     def __post_init__(self):
         check_parts(self.heldout, self.others)
 
-    def prepare(self, directory: Path, length: int, kept: bool = False) -> Prepared:
-        """Tokenizer, shards, scores and facts, made now or found as an earlier call left them.
-
-        Args:
-          directory: of this data alone.
-          length: tokens of a text at most.
-          kept: a run lives by what is there, which is never replaced.
-
-        Raises:
-          UserError: the texts cannot be read or are others than a run began with; a record lacks a
-            text that the first of its part has; a score is no number.
-        """
-        directory = Path(directory)
-        asked = lambda: determined(self.source, self.tokenizer, self.heldout, self.others)
-        prepare_once(directory, kept, asked, lambda: self._made(directory))
-        return self.prepared(directory, length)
-
     def prepared(self, directory: Path, length: int) -> Prepared:
         """What `prepare` left in a directory, whatever has become of the texts since.
 
@@ -86,8 +69,16 @@ class Related:
         train, heldout = parts.pop("train"), parts.pop("heldout")
         return Prepared(train, heldout, tokenizer, facts, others=parts)
 
+    def _asked(self) -> dict[str, Any]:
+        """What the prepared data hangs on."""
+        return determined(self.source, self.tokenizer, self.heldout, self.others)
+
     def _made(self, directory: Path) -> dict[str, Any]:
-        """Writes tokenizer, shards and scores; what the run should say of them."""
+        """Writes tokenizer, shards and scores; what the run should say of them.
+
+        Raises:
+          UserError: a record lacks a text that the first of its part has; a score is no number.
+        """
         parts = with_others(held_out(self.source, self.heldout), self.others)
         names = {part: _names(*given) for part, given in parts.items()}
         scored = {part: "label" in source[0] for part, (source, _) in parts.items()}
