@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lm_research import log
 from lm_research.data.chat_template import ROLES, Message
-from lm_research.data.source import within
+from lm_research.data.source import ReadWhole
 from lm_research.data.text import named_files, stamps, whole_text
 from lm_research.errors import UserError
 
@@ -19,7 +19,7 @@ INPUTS, OUTPUTS = ("input", "context"), ("output", "response")
 
 
 @dataclasses.dataclass(frozen=True)
-class Conversations:
+class Conversations(ReadWhole):
     """Records {"messages": [{"role": str, "content": str}, ...]}, held in memory once asked for.
 
     A row has `messages`; or an `instruction`, perhaps with an `input` (Alpaca) or a `context`
@@ -36,15 +36,8 @@ class Conversations:
     empty: Literal["refuse", "leave out"] = "refuse"
     system: str | None = None
 
-    def __len__(self) -> int:
-        return len(self._read[1])
-
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"messages": self._read[1][within(index, len(self))]}
-
-    def where(self, index: int) -> str:
-        """The file and the row that a record is from."""
-        return self._read[0][index]
+        return {"messages": super().__getitem__(index)}
 
     @functools.cached_property
     def files(self) -> tuple[Path, ...]:
@@ -58,9 +51,6 @@ class Conversations:
     def fingerprint(self) -> str:
         """Changes when a file does: of names, sizes and times of writing."""
         return json.dumps([self.empty, self.system, *stamps(self.files)])
-
-    def __reduce__(self):
-        return Conversations, (self.paths, self.empty, self.system)
 
     @functools.cached_property
     def _read(self) -> tuple[list[str], list[list[Message]]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lm_research import log
-from lm_research.data.source import within
+from lm_research.data.source import ReadWhole
 from lm_research.data.text import named_files, stamps, whole_text
 from lm_research.errors import UserError
 
@@ -25,7 +25,7 @@ TAKES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class MultipleChoice:
+class MultipleChoice(ReadWhole):
     """Records of one question each, as `asked` gives them, held in memory once one is asked for.
 
     Attributes:
@@ -40,16 +40,6 @@ class MultipleChoice:
     paths: str | tuple[str, ...]
     flawed: Literal["refuse", "leave out"] = "refuse"
 
-    def __len__(self) -> int:
-        return len(self._read[1])
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._read[1][within(index, len(self))]
-
-    def where(self, index: int) -> str:
-        """The file and the line that a record is from."""
-        return self._read[0][index]
-
     @functools.cached_property
     def files(self) -> tuple[Path, ...]:
         """Every file, in order.
@@ -63,9 +53,6 @@ class MultipleChoice:
         """Changes when a file does: of names, sizes and times of writing."""
         labels = [path for file in self.files if (path := _labels_of(file)).is_file()]
         return json.dumps([self.flawed, *stamps((*self.files, *labels))])
-
-    def __reduce__(self):
-        return MultipleChoice, (self.paths, self.flawed)
 
     @functools.cached_property
     def _read(self) -> tuple[list[str], list[dict[str, Any]]]:
@@ -148,8 +135,8 @@ def _number(answer: Any, choices: Sequence[str], labels: list | None) -> int | N
         if choices.count(answer) == 1:
             return choices.index(answer)
         answer = LETTERS.find(answer) if len(answer) == 1 else -1
-    within_ = type(answer) is int and 0 <= answer < len(choices)
-    return answer if within_ else None
+    inside = type(answer) is int and 0 <= answer < len(choices)
+    return answer if inside else None
 
 
 def _plain(value: Any) -> Any:

@@ -38,6 +38,29 @@ class Memory:
         return self.records[within(index, len(self))]
 
 
+class ReadWhole:
+    """A source whose files are read once a record is asked for, and then held in memory.
+
+    A frozen dataclass that says in `_read` where each record is from, and the records. To another
+    process go its fields alone, which reads the files for itself.
+    """
+
+    _read: tuple[list[Any], list[Any]]
+
+    def __len__(self) -> int:
+        return len(self._read[1])
+
+    def __getitem__(self, index: int) -> Any:
+        return self._read[1][within(index, len(self))]
+
+    def where(self, index: int) -> str:
+        """The file and the line, or the row, that a record is from."""
+        return self._read[0][index]
+
+    def __reduce__(self):
+        return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
+
 @dataclasses.dataclass(frozen=True)
 class Slice:
     """Records `start` to `stop` of a source, as Python slices: negative counts from the end."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lm_research.data.source import within
+from lm_research.data.source import ReadWhole
 from lm_research.data.text import named_files, stamps, whole_text
 from lm_research.errors import UserError
 
@@ -15,7 +15,7 @@ Place = tuple[Path, str]  # a file, and an id in it
 
 
 @dataclasses.dataclass(frozen=True)
-class SQuAD:
+class SQuAD(ReadWhole):
     """Records of one question each, held in memory.
 
     They have an `id`, a `question`, a `context`, `answers` (each a text and the character of the
@@ -27,12 +27,6 @@ class SQuAD:
     """
 
     paths: str | tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self._read[1])
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._read[1][within(index, len(self))]
 
     def where(self, index: int) -> str:
         """The file that a question is from, and its id."""
@@ -51,9 +45,6 @@ class SQuAD:
     def fingerprint(self) -> str:
         """Changes when a file does: of names, sizes and times of writing."""
         return json.dumps(stamps(self.files))
-
-    def __reduce__(self):
-        return SQuAD, (self.paths,)
 
     @functools.cached_property
     def _read(self) -> tuple[list[Place], list[dict[str, Any]]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lm_research.data.source import within
+from lm_research.data.source import ReadWhole
 from lm_research.data.text import file_names, stamps, whole_text
 from lm_research.errors import UserError
 
@@ -17,7 +17,7 @@ BENCHMARK = (5, 6, 4)  # columns of the first sentence, of the second, and of th
 
 
 @dataclasses.dataclass(frozen=True)
-class STS:
+class STS(ReadWhole):
     """Records {"text": str, "pair": str, "label": float}, held in memory once one is asked for.
 
     Attributes:
@@ -29,15 +29,8 @@ class STS:
 
     paths: str | tuple[str, ...]
 
-    def __len__(self) -> int:
-        return len(self._read[1])
-
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return dict(zip(("text", "pair", "label"), self._read[1][within(index, len(self))]))
-
-    def where(self, index: int) -> str:
-        """The file and the line that a record is from."""
-        return self._read[0][index]
+        return dict(zip(("text", "pair", "label"), super().__getitem__(index)))
 
     @functools.cached_property
     def files(self) -> tuple[Path, ...]:
@@ -62,9 +55,6 @@ class STS:
         """Changes when a file does: of names, sizes and times of writing."""
         gold = [_gold(file) for file in self.files if file.name.startswith(INPUT)]
         return json.dumps(stamps([*self.files, *gold]))
-
-    def __reduce__(self):
-        return STS, (self.paths,)
 
     @functools.cached_property
     def _read(self) -> tuple[list[str], list[tuple[str, str, float]]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from lm_research import log
-from lm_research.data.source import within
+from lm_research.data.source import ReadWhole
 from lm_research.data.text import named_files, stamps, whole_text
 from lm_research.errors import UserError
 
@@ -20,7 +20,7 @@ _COLUMNS = {"text": "text", "label": "label"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class Table(ReadWhole):
     """Records of texts, one of each row, held in memory once one is asked for.
 
     Attributes:
@@ -39,15 +39,8 @@ class Table:
     short: Literal["refuse", "leave out"] = "refuse"
     unlabelled: str | None = None
 
-    def __len__(self) -> int:
-        return len(self._read[1])
-
     def __getitem__(self, index: int) -> dict[str, str]:
-        return dict(zip(self.columns, self._read[1][within(index, len(self))]))
-
-    def where(self, index: int) -> str:
-        """The file and the line that a record is from."""
-        return self._read[0][index]
+        return dict(zip(self.columns, super().__getitem__(index)))
 
     @functools.cached_property
     def files(self) -> tuple[Path, ...]:
@@ -63,9 +56,6 @@ class Table:
         options = self.form, self.short, self.unlabelled
         asked = [x for x in options if x not in (None, "refuse")]
         return json.dumps([dict(self.columns), *asked, *stamps(self.files)], sort_keys=True)
-
-    def __reduce__(self):
-        return Table, (self.paths, self.columns, self.form, self.short, self.unlabelled)
 
     @functools.cached_property
     def _read(self) -> tuple[list[str], list[tuple[str, ...]]]:

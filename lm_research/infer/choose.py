@@ -49,8 +49,7 @@ def choose(
             for choice in question["choices"]
         ]
         flat = scores(model, params, *told(lines, tokenizer, length))[:, 0].astype(np.float64)
-        ends = np.cumsum([len(question["choices"]) for question in questions])
-        found = np.split(flat, ends[:-1])
+        found = _of_each(questions, flat)
     elif classes:
         raise UserError(f"this model chooses no answers: its classes are {', '.join(classes[:10])}")
     else:
@@ -92,8 +91,13 @@ def likelihoods(
         found = [each["sum"] for each in score(model, params, texts, sources)]
     else:
         found = _continued(model, params, tokenizer, asked)
+    return _of_each(questions, np.array(found))
+
+
+def _of_each(questions: Sequence[Mapping[str, Any]], flat: np.ndarray) -> list[np.ndarray]:
+    """Numbers of all choices, one after another, as those of each question."""
     ends = np.cumsum([len(question["choices"]) for question in questions])
-    return np.split(np.array(found), ends[:-1])
+    return np.split(flat, ends[:-1])
 
 
 def check_prompt(prompt: str) -> None:
