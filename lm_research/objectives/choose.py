@@ -34,9 +34,7 @@ class Choose:
 
     def refusal(self, model: nn.Module) -> str:
         """Why this cannot train `model`; empty where it can."""
-        classes = [name for name in getattr(model, "classes", None) or () if name]
-        several = f"it has {len(classes)} classes, and a choice has one score"
-        return refusal(model, scores=True) or (several if len(classes) > 1 else "")
+        return refusal(model, single="a choice has one score")
 
     def bound(self, tokenizer: Any) -> "Choose":
         """This objective, with what it needs to know of the tokenizer: nothing."""

@@ -104,14 +104,21 @@ def class_loss(
     return {name: Mean((x * weights).sum(), weights.sum()) for name, x in found.items()}
 
 
-def refusal(model: nn.Module, scores: bool = False) -> str:
-    """Why a model tells nothing of whole texts, or no `scores` of them; empty where it does."""
+def refusal(model: nn.Module, single: str = "") -> str:
+    """Why a model tells nothing of whole texts, or not one score of each; empty where it does.
+
+    Args:
+      model: what is to be trained.
+      single: what has one score, where classes are not what is told.
+    """
     if not hasattr(model, "classes"):
         return "it tells no classes; take Classifier or FastText"
-    if scores and isinstance(model, ClassWriter):
+    if single and isinstance(model, ClassWriter):
         return "an encoder-decoder writes names of classes and has no head for scores"
-    each = getattr(model, "pool", None) == "each"
-    return "its scores are of each token (model.pool='each')" if each else ""
+    if getattr(model, "pool", None) == "each":
+        return "its scores are of each token (model.pool='each')"
+    count = sum(bool(name) for name in model.classes or ())
+    return f"it has {count} classes, and {single}" if single and count > 1 else ""
 
 
 def refusal_of_each(model: nn.Module) -> str:

@@ -31,9 +31,7 @@ class Regress:
 
     def refusal(self, model: nn.Module) -> str:
         """Why this cannot train `model`; empty where it can."""
-        classes = [name for name in getattr(model, "classes", None) or () if name]
-        several = f"it has {len(classes)} classes, and a score is one" if len(classes) > 1 else ""
-        return refusal(model, scores=True) or several
+        return refusal(model, single="a score is one")
 
     def bound(self, tokenizer: Any) -> "Regress":
         """This objective, with what it needs to know of the tokenizer: nothing."""
