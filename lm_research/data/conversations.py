@@ -10,7 +10,7 @@ from typing import Any, Literal
 from lm_research import log
 from lm_research.data.chat_template import ROLES, Message
 from lm_research.data.source import ReadWhole
-from lm_research.data.text import named_files, stamps, whole_text
+from lm_research.data.text import named_files, numbered_lines, parsed, stamps, whole_text
 from lm_research.errors import UserError
 
 SUFFIXES = (".json", ".jsonl")
@@ -81,21 +81,13 @@ def _rows(file: Path) -> Iterator[tuple[str, Any]]:
     """Where each row of a file is, and what it holds."""
     text = whole_text(file)
     if file.name.removesuffix(".gz").endswith(".jsonl"):
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                yield f"{file}:{number}", _json(f"{file}:{number}", line)
+        for number, line in numbered_lines(text):
+            yield f"{file}:{number}", parsed(line, f"{file}:{number}")
         return
-    content = _json(str(file), text)
+    content = parsed(text, str(file))
     if not isinstance(content, list):
         raise UserError(f"{file} is no list of rows; rows of a line each are called .jsonl")
     yield from ((f"{file}, row {number}", row) for number, row in enumerate(content, 1))
-
-
-def _json(where: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where} is not JSON: {error}") from None
 
 
 def _messages(where: str, row: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from lm_research import log
 from lm_research.data.source import ReadWhole
-from lm_research.data.text import named_files, stamps, whole_text
+from lm_research.data.text import named_files, numbered_lines, parsed_object, stamps, whole_text
 from lm_research.errors import UserError
 
 SUFFIXES = (".csv", ".jsonl")
@@ -176,19 +176,13 @@ def _cells(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _objects(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    # Not splitlines: a JSON string may hold the other characters that end lines.
-    numbered = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+    numbered = numbered_lines(text)
     path = _labels_of(file)
     labels = whole_text(path).split() if path.is_file() else None
     if labels is not None and len(labels) != len(numbered):
         raise UserError(f"{path} has {len(labels)} labels for {len(numbered)} lines of {file}")
     for place, (number, line) in enumerate(numbered):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{file}:{number} is not JSON: {error}") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{file}:{number} is no JSON object: {line.strip()[:60]}")
+        record = parsed_object(line, f"{file}:{number}")
         if labels is not None and "label" not in record:
             label = labels[place]
             record["label"] = int(label) if label.lstrip("-").isdecimal() else label

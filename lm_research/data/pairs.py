@@ -21,7 +21,7 @@ from lm_research.data.prepare import (
 )
 from lm_research.data.rows import Rows
 from lm_research.data.source import Source, print_of, within
-from lm_research.data.text import file_names, stamps, whole_text
+from lm_research.data.text import file_names, parsed, stamps, whole_text
 from lm_research.data.texts import read_texts, write_texts
 from lm_research.data.vocabulary import Trains
 from lm_research.errors import UserError
@@ -104,10 +104,7 @@ class Pairs:
             if len(pair) != 2:
                 raise UserError(f"{where} has {len(pair)} columns; it takes a source and a target")
             return pair[0], (pair[1],)
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{where} is not JSON: {error}") from None
+        record = parsed(line, where)
         source, target = (
             _texts(record.get(field)) if isinstance(record, dict) else () for field in self.fields
         )

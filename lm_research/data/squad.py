@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_research.data.source import ReadWhole
-from lm_research.data.text import named_files, stamps, whole_text
+from lm_research.data.text import named_files, parsed, stamps, whole_text
 from lm_research.errors import UserError
 
 Place = tuple[Path, str]  # a file, and an id in it
@@ -68,10 +68,7 @@ def _records(file: Path) -> Iterator[dict[str, Any]]:
     Raises:
       UserError: it is not as SQuAD's are; says where.
     """
-    try:
-        content = json.loads(whole_text(file))
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON: {error}") from None
+    content = parsed(whole_text(file), str(file))
     for i, article in enumerate(_field(content, "data", list, str(file))):
         where = f"{file}: article {i}"
         for j, paragraph in enumerate(_field(article, "paragraphs", list, where)):

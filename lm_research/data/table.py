@@ -11,7 +11,7 @@ from typing import Literal
 
 from lm_research import log
 from lm_research.data.source import ReadWhole
-from lm_research.data.text import named_files, stamps, whole_text
+from lm_research.data.text import named_files, numbered_lines, parsed_object, stamps, whole_text
 from lm_research.errors import UserError
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".txt")
@@ -124,16 +124,8 @@ def _place(file: Path, column: str | int, heads: list[str]) -> int:
 
 
 def _objects(file: Path, text: str, columns: Mapping[str, str | int]):
-    # Not splitlines: a JSON string may hold the other characters that end lines.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{file}:{number} is not JSON: {error}") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{file}:{number} is no JSON object: {line.strip()[:60]}")
+    for number, line in numbered_lines(text):
+        record = parsed_object(line, f"{file}:{number}")
         found = [record.get(column) for column in columns.values()]
         for column, value in zip(columns.values(), found):
             if not isinstance(value, str | int | float):
@@ -145,9 +137,7 @@ def _objects(file: Path, text: str, columns: Mapping[str, str | int]):
 
 
 def _marked(file: Path, text: str, columns: Mapping[str, str | int]):
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(text):
         label, _, rest = line.strip().partition(" ")
         if not label.startswith(MARK) or rest.startswith(MARK):
             raise UserError(

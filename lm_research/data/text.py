@@ -11,7 +11,7 @@ import json
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -229,6 +229,38 @@ def whole_text(path: Path) -> str:
         raise UserError(f"{path} is not UTF-8: {error}") from None
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def numbered_lines(text: str) -> list[tuple[int, str]]:
+    """The lines of a text that are not blank, and their numbers, from 1 on.
+
+    Not `splitlines`: a JSON string may hold the other characters that end lines.
+    """
+    return [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def parsed(text: str, where: str) -> Any:
+    """A text as JSON.
+
+    Raises:
+      UserError: it is none; says where.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where} is not JSON: {error}") from None
+
+
+def parsed_object(line: str, where: str) -> dict[str, Any]:
+    """A line as an object of JSON.
+
+    Raises:
+      UserError: it is none; says where.
+    """
+    found = parsed(line, where)
+    if not isinstance(found, dict):
+        raise UserError(f"{where} is no JSON object: {line.strip()[:60]}")
+    return found
 
 
 def _lines_of(file: IO[bytes]) -> list[tuple[int, int]]:
