@@ -17,8 +17,10 @@ from typing import Any
 from lm_research.errors import UserError
 
 TOP = (
-    "model objective data weights optimizer evals mesh seed steps batch init resume checkpoint log"
+    "model objective data weights optimizer evals mesh seed steps batch init resume checkpoint log "
+    "reductions"
 ).split()
+OPTIONAL = {"reductions": "fast"}  # what a config file need not declare
 
 
 def knobs(text: str | None, /, **defaults) -> types.SimpleNamespace:

@@ -23,7 +23,10 @@ Rules = tuple[tuple[str, str | tuple[str, ...]], ...]
 
 RULES: Rules = (
     ("B", ("data", "fsdp", "expert")),
+    ("T", "sequence"),
+    ("S", "sequence"),
     ("E", "expert"),
+    ("L", "pipeline"),
     ("V", "tensor"),
     ("F", "tensor"),
     ("N", "tensor"),
@@ -32,23 +35,43 @@ RULES: Rules = (
 )
 
 
+AXES = ("data", "fsdp", "expert", "pipeline", "sequence", "tensor")  # the last talk the most
+
+POSITIONS = "TS"  # letters by which activations are laid out, and parameters are not
+
+
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Sizes of the mesh axes; one of them may be -1, which takes the devices that are left."""
+    """Sizes of the mesh axes; one of them may be -1, which takes the devices that are left.
+
+    Attributes:
+      data: parts of the batch; each has all parameters.
+      fsdp: parts of the batch; each has a part of every parameter, and gathers it to use it.
+      tensor: parts of heads, of what feeds forward, and of the vocabulary.
+      expert: parts of the experts, and of the batch.
+      sequence: parts of the positions; attention exchanges them for parts of the heads.
+      pipeline: parts of the layers, which rows of the batch go through one after another.
+      slices: groups of devices that a slower network joins; `data` is split among them first.
+      rules: which axes a letter takes.
+    """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
     expert: int = 1
+    sequence: int = 1
+    pipeline: int = 1
+    slices: int = 1
     rules: Rules = RULES
 
     def sizes(self, devices: int) -> dict[str, int]:
         """Axis sizes for `devices` devices.
 
         Raises:
-          UserError: the sizes do not multiply to the number of devices.
+          UserError: the sizes do not multiply to the number of devices, or the slices do not
+            divide `data`.
         """
-        sizes = {name: getattr(self, name) for name in ("data", "fsdp", "expert", "tensor")}
+        sizes = {name: getattr(self, name) for name in AXES}
         given = ", ".join(f"{name}={size}" for name, size in sizes.items())
         free = [name for name, size in sizes.items() if size == -1]
         fixed = math.prod(size for size in sizes.values() if size != -1)
@@ -56,7 +79,13 @@ class Mesh:
             raise UserError(f"mesh has {given}; sizes are positive and at most one of them is -1")
         if devices % fixed or (not free and fixed != devices):
             raise UserError(f"mesh has {given}, which does not make {devices} devices")
-        return {**sizes, **dict.fromkeys(free, devices // fixed)}
+        sizes |= dict.fromkeys(free, devices // fixed)
+        if self.slices < 1 or sizes["data"] % self.slices:
+            raise UserError(
+                f"mesh.slices is {self.slices}; it takes a divisor of mesh.data, which is "
+                f"{sizes['data']}"
+            )
+        return sizes
 
     @contextlib.contextmanager
     def activate(self, devices: Sequence[jax.Device] | None = None):
@@ -65,21 +94,50 @@ class Mesh:
         sizes = self.sizes(len(devices))
         # Auto axes: Linen's logical constraints do not work under Explicit ones.
         auto = (AxisType.Auto,) * len(sizes)
-        mesh = jax.make_mesh(tuple(sizes.values()), tuple(sizes), auto, devices=devices)
+        placed = _arranged(list(devices), sizes, self.slices)
+        mesh = jax.sharding.Mesh(placed, tuple(sizes), axis_types=auto)
         with jax.set_mesh(mesh), nn.logical_axis_rules(self.rules):
             yield mesh
 
     def unused(self, letters: set[str], sizes: Mapping[str, int]) -> list[str]:
-        """The rules that matched nothing: no array has their letter, or no rule their mesh axis."""
+        """What matched nothing: rules whose letter no array has, and mesh axes of no rule."""
         idle = [
-            f"{letter} -> {axis}"
-            for letter, axis in self.rules
-            if letter not in letters and (letter != "E" or sizes["expert"] > 1)
+            f"{letter} -> {axes}"
+            for letter, axes in self.rules
+            if letter not in letters and any(sizes.get(name, 1) > 1 for name in names_of(axes))
         ]
-        ruled = {
-            axis for _, axes in self.rules for axis in ([axes] if isinstance(axes, str) else axes)
-        }
+        ruled = {name for _, axes in self.rules for name in names_of(axes)}
         return idle + [f"mesh axis {n}" for n, size in sizes.items() if size > 1 and n not in ruled]
+
+
+def names_of(axes: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The mesh axes of one entry of a rule or of a partition spec."""
+    return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
+
+
+def _arranged(devices: list[jax.Device], sizes: Mapping[str, int], slices: int) -> np.ndarray:
+    """Devices as an array with the mesh's axes, those of a slice in one block of `data`.
+
+    Raises:
+      UserError: the devices do not lie in so many equal slices.
+    """
+    from jax.experimental.mesh_utils import create_device_mesh
+
+    shape = {**sizes, "data": sizes["data"] // slices}
+    told = [getattr(device, "slice_index", None) for device in devices]
+    if slices == 1:
+        groups = [devices]
+    elif len(set(told)) > 1:
+        groups = [[d for d, own in zip(devices, told) if own == i] for i in sorted(set(told))]
+    else:  # hosts of GPUs come one after another
+        groups = [part.tolist() for part in np.array_split(np.array(devices), slices)]
+    if len(groups) != slices or len({len(group) for group in groups}) > 1:
+        raise UserError(
+            f"mesh.slices is {slices}, and the devices lie in slices of "
+            f"{', '.join(str(len(group)) for group in groups)}"
+        )
+    blocks = [create_device_mesh(tuple(shape.values()), devices=group) for group in groups]
+    return np.concatenate(blocks, list(sizes).index("data"))
 
 
 def single():
@@ -95,7 +153,8 @@ def shardings(tree: Any) -> Any:
     """
     mesh = jax.sharding.get_mesh()
     spec = nn.get_partition_spec(tree)
-    result = nn.logical_to_mesh_sharding(spec, mesh, nn.get_logical_axis_rules())
+    rules = [rule for rule in nn.get_logical_axis_rules() if rule[0] not in POSITIONS]
+    result = nn.logical_to_mesh_sharding(spec, mesh, rules)
     jax.tree_util.tree_map_with_path(_check_divides, unboxed(tree), spec, result)
     return result
 
@@ -111,7 +170,7 @@ def placed_shapes(tree: Any) -> Any:
 
 def _check_divides(path, leaf, letters, sharding) -> None:
     for size, letter, axes in zip(leaf.shape, letters, sharding.spec, strict=False):
-        names = () if axes is None else (axes,) if isinstance(axes, str) else axes
+        names = names_of(axes)
         parts = math.prod(sharding.mesh.shape[name] for name in names)
         if size % parts:
             name = "/".join(str(key.key) for key in path if hasattr(key, "key"))
@@ -127,15 +186,53 @@ def check_batch(rows: int, what: str = "batch.size") -> None:
     Raises:
       UserError: says which sizes would be accepted.
     """
-    sharding = batch_sharding()
-    names = sharding.spec[0] if len(sharding.spec) else ()
-    names = (names,) if isinstance(names, str) else names or ()
-    parts = math.prod(sharding.mesh.shape[name] for name in names)
+    names, parts = batch_parts()
     if rows % parts:
         raise UserError(
             f"{what} gives {rows} rows, which {'*'.join(names)} = {parts} does not divide; "
             f"it takes a multiple of {parts}"
         )
+
+
+def check_length(length: int, what: str = "objective.length") -> None:
+    """Refuses texts whose positions the mesh's `sequence` does not divide.
+
+    Raises:
+      UserError: says which lengths would be accepted.
+    """
+    parts = jax.sharding.get_mesh().shape["sequence"]
+    if length % parts:
+        raise UserError(
+            f"{what} is {length}, which mesh.sequence = {parts} does not divide; "
+            f"it takes a multiple of {parts}"
+        )
+
+
+def batch_parts() -> tuple[tuple[str, ...], int]:
+    """The mesh axes over which rows are shared out, and how many parts those make."""
+    names = names_of(nn.logical_to_mesh_axes(("B",), nn.get_logical_axis_rules())[0])
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return names, math.prod(sizes[name] for name in names)
+
+
+def share() -> tuple[int, int]:
+    """Which rows of a batch this process has: the number of its part, and how many there are.
+
+    Processes that hold the same rows, of other layers or heads, have the same part.
+
+    Raises:
+      UserError: the rows of its devices do not lie together.
+    """
+    parts = batch_parts()[1]
+    where = batch_sharding().addressable_devices_indices_map((parts,)).values()
+    mine = sorted({rows.start or 0 for (rows,) in where})
+    if mine != list(range(mine[0], mine[0] + len(mine))) or mine[0] % len(mine):
+        raise UserError(
+            f"the mesh gives process {jax.process_index()} rows {mine} of each {parts}, which do "
+            "not lie together; give the axes that share out rows (data, fsdp, expert) sizes that "
+            "fit into the processes"
+        )
+    return mine[0] // len(mine), parts // len(mine)
 
 
 def batch_sharding(leading: int = 0) -> NamedSharding:
@@ -148,10 +245,14 @@ def place(batch: Any, leading: int = 0) -> Any:
     """This process's rows of a batch, as arrays that span the mesh.
 
     Args:
-      batch: tree of numpy arrays [..., B / processes, ...].
+      batch: tree of numpy arrays [..., B / parts, ...]: the rows of this process's `share`.
       leading: axes before B.
     """
-    sharding = batch_sharding(leading)
-    return jax.tree.map(
-        lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch
-    )
+    sharding, parts = batch_sharding(leading), share()[1]
+
+    def spanning(rows):
+        rows = np.asarray(rows)
+        whole = [n * parts if axis == leading else n for axis, n in enumerate(rows.shape)]
+        return jax.make_array_from_process_local_data(sharding, rows, tuple(whole))
+
+    return jax.tree.map(spanning, batch)

@@ -1,5 +1,6 @@
 """The flag --config: a config file, its knobs, the fields to replace; mistakes are one line."""
 
+import dataclasses
 import re
 import sys
 import traceback
@@ -11,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from lm_research.config import known
+from lm_research.config import OPTIONAL, known
 from lm_research.errors import UserError
 
 flags.disclaim_key_flags()  # the flag belongs to the command that defines it
@@ -80,6 +81,19 @@ def loaded(argument: str) -> ConfigDict:
             f"get_config of {path} returns {type(config).__name__}; "
             "it takes an ml_collections.ConfigDict"
         )
+    return filled(config)
+
+
+def filled(config: ConfigDict) -> ConfigDict:
+    """With what a file need not declare, so that the command line can replace it all the same."""
+    from lm_research.mesh import Mesh  # and with it JAX
+
+    for name, value in OPTIONAL.items():
+        config.setdefault(name, value)
+    if isinstance(config.get("mesh"), ConfigDict):
+        for field in dataclasses.fields(Mesh):
+            if field.type is int:
+                config.mesh.setdefault(field.name, field.default)
     return config
 
 

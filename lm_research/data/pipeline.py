@@ -29,10 +29,10 @@ class Plan:
       objective: makes an example of a record, and of so many others as its `others` says; what its
         `ragged` names is cut to the longest record of a batch, where the source has `lengths`.
       seed: of order and of examples.
-      size: examples per batch, over all processes.
+      size: examples per batch, in all parts.
       start: global index of the first example.
       shuffle: whether records come in random order, another in each epoch.
-      processes: this one's number, and how many share a batch.
+      share: which part of a batch's rows to make, and how many parts there are.
       grouped: batches that share out their examples by length, where the source has `lengths`.
     """
 
@@ -42,14 +42,14 @@ class Plan:
     size: int
     start: int = 0
     shuffle: bool = True
-    processes: tuple[int, int] = (0, 1)
+    share: tuple[int, int] = (0, 1)
     grouped: int = 1
 
     def __post_init__(self):
-        count = self.processes[1]
+        count = self.share[1]
         if self.size % count:
             raise UserError(
-                f"the batch of {self.size} examples does not divide among {count} processes"
+                f"the batch of {self.size} examples does not divide among {count} parts of the mesh"
             )
         if not len(self.source):
             raise UserError("the data source has no records")
@@ -87,11 +87,11 @@ class Plan:
         return epochs, places
 
     def batch(self, number: int) -> Batch:
-        """This process's rows of batch `number`, stacked."""
-        process, count = self.processes
+        """The part's rows of batch `number`, stacked."""
+        part, count = self.share
         rows = self.size // count
         whole = self.indices(number)
-        indices = whole[process * rows : (process + 1) * rows]
+        indices = whole[part * rows : (part + 1) * rows]
         epochs, places = self._places(indices)
         shifts = self._shifts(epochs)
         found = records(self.source, places, shifts)
@@ -102,7 +102,7 @@ class Plan:
         return self._shortened(made, whole)
 
     def _shortened(self, batch: Batch, whole: np.ndarray) -> Batch:
-        """A batch without what is padding in every row, of all processes; a few lengths occur."""
+        """A batch without what is padding in every row, of all parts; a few lengths occur."""
         lengths = ragged(self.source, self.objective)
         if lengths is None:
             return batch
@@ -176,7 +176,7 @@ def batches(
     start: int = 0,
     stop: int | None = None,
     shuffle: bool = True,
-    processes: tuple[int, int] = (0, 1),
+    share: tuple[int, int] = (0, 1),
     at_once: int = 1,
     grouped: int = 1,
 ) -> Batches:
@@ -187,31 +187,31 @@ def batches(
     first. Grouped, examples change places within so many batches; each stays what it was.
 
     Args:
-      source, objective, seed, size, start, shuffle, processes, grouped: see `Plan`.
+      source, objective, seed, size, start, shuffle, share, grouped: see `Plan`.
       stop: global index to end at.
       at_once: how many batches are taken one after another, before the next are made.
 
     Raises:
-      UserError: the size does not divide among the processes.
+      UserError: the size does not divide among the parts.
     """
-    plan = Plan(source, objective, seed, size, start, shuffle, processes, grouped)
+    plan = Plan(source, objective, seed, size, start, shuffle, share, grouped)
     return Batches(plan, stop, at_once)
 
 
 def heldout_batches(
-    source: Source, objective: Any, size: int, processes: tuple[int, int] = (0, 1)
+    source: Source, objective: Any, size: int, share: tuple[int, int] = (0, 1)
 ) -> Iterator[Batch]:
     """Every record once, in order; the last batch is filled up with rows of weight 0.
 
     Raises:
-      UserError: the size does not divide among the processes.
+      UserError: the size does not divide among the parts.
     """
-    plan = Plan(source, objective, _HELDOUT_SEED, size, shuffle=False, processes=processes)
-    process, count = processes
+    plan = Plan(source, objective, _HELDOUT_SEED, size, shuffle=False, share=share)
+    part, count = share
     rows = size // count
     for number in range(-(-len(source) // size)):
         batch = plan.batch(number)  # goes on at the beginning, which fills it up
-        mine = plan.indices(number)[process * rows : (process + 1) * rows]
+        mine = plan.indices(number)[part * rows : (part + 1) * rows]
         batch["weights"][mine >= len(source)] = 0
         yield batch
 

@@ -51,8 +51,7 @@ def every_record(
                 if len(found) < len(source):  # rows beyond the last record fill up the batch
                     found.append(told(len(found), *row))
 
-        processes = jax.process_index(), jax.process_count()
-        for batch in pipeline.heldout_batches(source, objective, rows, processes):
+        for batch in pipeline.heldout_batches(source, objective, rows, mesh.share()):
             means, whole = scored(model, params, mesh.place(batch))
             total = means if total is None else metrics.add(total, means)
             take(before)  # while the device works on the next

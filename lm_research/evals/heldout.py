@@ -42,8 +42,7 @@ class HeldOut:
 
         def evaluate(model: nn.Module, params: Any) -> dict[str, float]:
             total = None
-            processes = jax.process_index(), jax.process_count()
-            batches = pipeline.heldout_batches(data.heldout, objective, rows, processes)
+            batches = pipeline.heldout_batches(data.heldout, objective, rows, mesh.share())
             for i, batch in enumerate(batches):
                 if self.batches is not None and i == self.batches:
                     break

@@ -2,17 +2,19 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
+from jax.sharding import PartitionSpec
+
+from lm_research.mesh import POSITIONS, names_of
 
 Array = jax.Array
 Initializer = Callable[..., Array]
-shard = nn.with_logical_constraint
 
 
 class Einsum(nn.Module):
@@ -47,6 +49,53 @@ class Einsum(nn.Module):
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, tuple(kept))
             y = y + self.param("bias", zeros, tuple(sizes)).astype(y.dtype)
         return shard(y, tuple(result))
+
+
+def shard(x: Array, letters: Sequence[str | None]) -> Array:
+    """x laid out on the mesh by its letters; an axis without one is whole everywhere.
+
+    Positions stay whole where the mesh does not divide them, as that of one token to decode.
+    """
+    if one_device():
+        return x
+    whole = lambda letter, n, axes: letter and letter in POSITIONS and n % parts(axes)
+    axes = nn.logical_to_mesh_axes(tuple(letters), nn.get_logical_axis_rules())
+    axes = (None if whole(*known) else known[2] for known in zip(letters, x.shape, axes))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))
+
+
+def by_heads(x: Array, letter: str = "N") -> Array:
+    """x [B, T, N, H] with all positions of some heads on each device, whatever it had before.
+
+    Where the mesh shares out positions, this is the exchange of Jacobs et al. (2023): attention,
+    and whatever else reads a head from left to right, then has no need of other devices. Heads that
+    are fewer than the parts stay whole.
+    """
+    if one_device():
+        return x
+    heads, rows = heads_axes(), nn.logical_to_mesh_axes(("B",), nn.get_logical_axis_rules())
+    if x.shape[2] % parts(heads):
+        heads = names_of(nn.logical_to_mesh_axes((letter,), nn.get_logical_axis_rules())[0])
+    spec = PartitionSpec(rows[0], None, heads or None, None)
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
+def heads_axes() -> tuple[str, ...]:
+    """The mesh axes over which attention shares out its heads: their own, and the positions'."""
+    rules = nn.get_logical_axis_rules()
+    return tuple(n for x in "NT" for n in names_of(nn.logical_to_mesh_axes((x,), rules)[0]))
+
+
+def parts(axes: str | Sequence[str] | None) -> int:
+    """Into how many parts mesh axes cut what they share out."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return math.prod(sizes[name] for name in names_of(axes))
+
+
+def one_device() -> bool:
+    """Whether what is being traced is for one device: the only one, or each by itself."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[name] for name in mesh.auto_axes) <= 1
 
 
 def normal_products(deviation: float, dtype: Any, writes: int = 1) -> dict[str, Any]:
@@ -98,7 +147,7 @@ def stream_dtype(dtype: Any) -> Any:
 
 def one_cpu() -> bool:
     """Whether the program being traced runs on one CPU device: see `matmul`."""
-    return jax.default_backend() == "cpu" and jax.sharding.get_abstract_mesh().size <= 1
+    return jax.default_backend() == "cpu" and one_device()
 
 
 def row_major(x: Array) -> Array:

@@ -1,7 +1,6 @@
 """`Experts`: a feed-forward half of many gated MLPs, of which a router chooses a few per token."""
 
 import functools
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -15,12 +14,15 @@ from lm_research.layers.einsum import (
     Initializer,
     matmul,
     one_cpu,
+    one_device,
+    parts,
     row_major,
     shard,
     stream_dtype,
 )
 from lm_research.layers.mlp import ACTIVATIONS, Activation
 from lm_research.layers.tap import tap
+from lm_research.mesh import names_of
 
 Array = jax.Array
 BLOCK = 128  # rows that a CPU multiplies by one matrix, at least, or it would copy too often
@@ -70,9 +72,9 @@ class Experts(nn.Module):
             )
         )
         mixed = functools.partial(_mixed, self.activation, self.dtype)
-        mesh = jax.sharding.get_abstract_mesh()
-        if not mesh.empty and mesh.size > 1:
-            mixed = _sharded(mixed, mesh, x.shape[0])
+        if not one_device():
+            mesh = jax.sharding.get_abstract_mesh()
+            mixed = _sharded(mixed, mesh, *x.shape[:2])
         y = mixed(x, chosen, weights, *kernels).astype(stream_dtype(self.dtype))
         return shard(y, ("B", "T", "D"))
 
@@ -92,7 +94,7 @@ class Kernels(nn.Module):
         )
 
 
-def _sharded(mixed, mesh: jax.sharding.AbstractMesh, rows: int):
+def _sharded(mixed, mesh: jax.sharding.AbstractMesh, rows: int, length: int):
     """`mixed` where each part of the mesh has some experts, or a part of each, and adds up.
 
     Every part sees all tokens of its row of the mesh and computes what its own experts say of them:
@@ -100,17 +102,17 @@ def _sharded(mixed, mesh: jax.sharding.AbstractMesh, rows: int):
     """
     rules = nn.get_logical_axis_rules()
     experts, _, hidden = nn.logical_to_mesh_axes(("E", "D", "F"), rules)
-    (batch,) = nn.logical_to_mesh_axes(("B",), rules)
-    names = lambda axes: () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
-    parts, batch = names(experts), tuple(n for n in names(batch) if n not in names(experts))
-    if rows % math.prod(mesh.shape[name] for name in batch):
-        batch = ()  # the two tokens that a model starts from, and prompts one by one
-    tokens, inward = PartitionSpec(batch), PartitionSpec(experts, None, hidden)
+    batch, positions = (names_of(nn.logical_to_mesh_axes((x,), rules)[0]) for x in "BT")
+    own = names_of(experts)
+    # Undivided: the two tokens that a model starts from, prompts one by one, a token to decode.
+    batch = () if rows % parts(batch) else tuple(name for name in batch if name not in own)
+    tokens = PartitionSpec(batch, () if length % parts(positions) else positions)
+    inward = PartitionSpec(experts, None, hidden)
 
     def local(x, chosen, weights, gate, up, down):
-        first = jax.lax.axis_index(parts) * gate.shape[0] if parts else 0
+        first = jax.lax.axis_index(own) * gate.shape[0] if own else 0
         y = mixed(x, chosen - first, weights, gate, up, down)
-        return jax.lax.psum(y, (*parts, *names(hidden)))
+        return jax.lax.psum(y, (*own, *names_of(hidden)))
 
     return jax.shard_map(
         local,

@@ -13,7 +13,15 @@ from jax.sharding import PartitionSpec
 from lm_research import log
 from lm_research.errors import UserError
 from lm_research.layers.blocked import blocked
-from lm_research.layers.einsum import matmul, one_cpu
+from lm_research.layers.einsum import (
+    by_heads,
+    heads_axes,
+    matmul,
+    one_cpu,
+    one_device,
+    parts,
+    shard,
+)
 from lm_research.layers.mask import FAR, Mask
 from lm_research.layers.position import Bias
 
@@ -64,9 +72,35 @@ def attend(
         chosen = kernel
     if order is None:  # the kernel of training is the one worth a line in facts.json
         log.note(attention_kernel=chosen)
+    query, key, value = by_heads(query), *repeated(key, value, query.shape[2])
     xla = functools.partial(_xla, dropout=dropout)
     function = {"xla": xla, "cudnn": _cudnn, "splash": _splash}[chosen]
-    return function(query, key, value, mask, order, bias, scale, soft_cap, dtype)
+    y = function(query, key, value, mask, order, bias, scale, soft_cap, dtype)
+    return shard(y, ("B", "T", "N", None))
+
+
+def repeated(key: Array, value: Array, heads: int) -> tuple[Array, Array]:
+    """Keys and values [B, S, K, H], by heads; some of them twice where the mesh has more parts.
+
+    Raises:
+      UserError: the mesh does not divide so many query heads.
+    """
+    names, K = heads_axes(), key.shape[2]
+    if one_device() or parts(names) == 1:
+        return key, value
+    count = parts(names)
+    if heads % count:
+        told = "*".join(name for name in names if parts(name) > 1)
+        raise UserError(
+            f"the model has {heads} heads, which mesh axis {told} = {count} does not divide"
+        )
+    times = math.lcm(K, count) // K
+    if heads % (K * times):
+        times = heads // K
+    if times > 1:  # before the exchange, which then sends each device no more than its own
+        letters = "B", "S", "K", None
+        key, value = (shard(jnp.repeat(x, times, 2), letters) for x in (key, value))
+    return by_heads(key, "K"), by_heads(value, "K")
 
 
 def slots(array: Array) -> Array:
@@ -164,10 +198,8 @@ def _splash(query, key, value, mask, order, bias, scale, soft_cap, dtype, interp
         pattern = splash.LocalMask((T, S), reach, 0)
     else:
         pattern = splash.CausalMask((T, S)) if mask.causal else splash.FullMask((T, S))
-    rows = nn.logical_to_mesh_axes(("B", None, "N", None), nn.get_logical_axis_rules())
+    (batch,) = nn.logical_to_mesh_axes(("B",), nn.get_logical_axis_rules())
     mesh = jax.sharding.get_abstract_mesh()
-    names = rows[2] if len(rows) > 2 else None
-    shards = 1 if names is None or mesh.empty else mesh.shape[names]
 
     def local(query, key, value, segments):
         heads = query.shape[2]
@@ -185,11 +217,9 @@ def _splash(query, key, value, mask, order, bias, scale, soft_cap, dtype, interp
     query = (query * scale).astype(dtype)
     key, value = key.astype(dtype), value.astype(dtype)
     segments = None if mask.segments is None else tuple(s.astype(jnp.int32) for s in mask.segments)
-    if mesh.empty or mesh.size == 1:
+    if one_device():
         return local(query, key, value, segments)
-    if key.shape[2] % shards:
-        raise UserError(f"{key.shape[2]} key-value heads do not divide over tensor={shards}")
-    batch = PartitionSpec(rows[0])
+    rows, batch = PartitionSpec(batch, None, heads_axes() or None, None), PartitionSpec(batch)
     run = jax.shard_map(
         local,
         mesh=mesh,

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from lm_research.layers.einsum import product
+from lm_research.layers.einsum import product, shard
 from lm_research.layers.mlp import ACTIVATIONS
 from lm_research.layers.norm import layer_norm
 
@@ -62,7 +61,7 @@ class Head:
         if self.transform is not None:
             hidden = self.transform(hidden)
         logits = product("BTD,VD->BTV", hidden, self.kernel, self.dtype, jnp.float32)
-        return nn.with_logical_constraint(self.finished(logits), ("B", "T", "V"))
+        return shard(self.finished(logits), ("B", "T", "V"))
 
     def finished(self, logits: Array) -> Array:
         """Bias, scale and soft cap on the plain product."""

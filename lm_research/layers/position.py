@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from lm_research.layers.einsum import shard
 from lm_research.layers.mask import EMPTY
 from lm_research.layers.scaling import Scaling
 
@@ -36,7 +37,7 @@ class Learned(nn.Module):
         normal = nn.initializers.normal(self.deviation)
         init = nn.with_logical_partitioning(normal, ("T", self.letter))
         table = self.param("table", init, (self.offset + self.length, width))
-        table = nn.with_logical_constraint(table, (None, None))
+        table = shard(table, (None, None))
         return jnp.take(table, position + self.offset, 0, mode="clip")
 
 

@@ -10,7 +10,7 @@ from flax import struct
 
 from lm_research.errors import UserError
 from lm_research.layers.dropout import Dropout
-from lm_research.layers.einsum import Einsum, Initializer, shard, stream_dtype
+from lm_research.layers.einsum import Einsum, Initializer, by_heads, shard, stream_dtype
 from lm_research.layers.mask import EMPTY, FAR, Mask
 from lm_research.layers.mlp import ACTIVATIONS, Activation
 from lm_research.layers.tap import tap
@@ -196,7 +196,7 @@ class StateSpace(nn.Module):
                 *(self.convolution, tuple(axes), self.convolution_bias, self.activation),
                 name=f"{name}_convolution",
             )
-            x, last = convolution(x, past, reading)
+            x, last = convolution(by_heads(x, axes[0]), past, reading)
             parts.append(x.astype(jnp.float32))
             recent.append(last)
         step = jax.nn.softplus(step + self._vector("step_bias", _steps))  # [B, T, N]
@@ -208,6 +208,7 @@ class StateSpace(nn.Module):
             x * step[..., None], decay, *parts[1:], before.state, reading.runs, self.chunk
         )
         z = (z + x * skip[:, None]).astype(stream_dtype(self.dtype))
+        z = shard(z, ("B", "T", "N", None))
         z = GatedNorm(K, self.epsilon, name="norm")(z, gate)
         out = Einsum(
             "BTNH,NHD->BTD", (N, H, D), self.bias, self.out_initializer, self.dtype, name="out"

@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 
 from lm_research.layers.cache import HiddenMemory, KeyValue
-from lm_research.layers.einsum import Einsum, Initializer, stream_dtype
+from lm_research.layers.einsum import Einsum, Initializer, by_heads, shard, stream_dtype
 from lm_research.layers.kernels import score_scale
 from lm_research.layers.mask import FAR, Mask
 
@@ -118,6 +118,8 @@ class RelativeAttention(nn.Module):
             cache = cache.extended(key, value, order)
             key, value = jnp.swapaxes(cache.key, 1, 2), jnp.swapaxes(cache.value, 1, 2)
             order = cache.position
+        query, key, value = (by_heads(x) for x in (query, key, value))
+        place = by_heads(place[None])[0]
         query = query * score_scale(H)
         vector = lambda name: self._vector(name) * score_scale(H)
         scores = self._product("BTNH,BSNH->BNTS", query + vector("key_bias"), key)
@@ -131,6 +133,7 @@ class RelativeAttention(nn.Module):
         weights = jax.nn.softmax(jnp.where(allowed, scores, FAR), -1)
         weights = jnp.where(allowed, weights, 0)
         y = self._product("BNTS,BSNH->BTNH", weights, value).astype(stream_dtype(self.dtype))
+        y = shard(y, ("B", "T", "N", None))
         out = Einsum(
             "BTNH,NHD->BTD", (N, H, D), False, self.out_initializer, self.dtype, name="out"
         )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -23,15 +24,17 @@ class Batch:
       steps_per_dispatch: steps that the device makes per call from the host; the result is the
         same.
       epochs: how often the data is gone through, in place of `steps`.
+      shards: parts whose gradients are added up in order, where `reductions` is `ordered`.
     """
 
     size: int
     microbatches: int = 1
     steps_per_dispatch: int = 1
     epochs: float | None = None
+    shards: int = 8
 
     def __post_init__(self):
-        config.at_least(self, "batch", 1, "size", "microbatches", "steps_per_dispatch")
+        config.at_least(self, "batch", 1, "size", "microbatches", "steps_per_dispatch", "shards")
         if self.epochs is not None and self.epochs <= 0:
             raise UserError(f"batch.epochs is {self.epochs}; it takes a number above 0")
 
@@ -98,6 +101,8 @@ class Experiment:
       resume: whether a run with another config may be continued.
       checkpoint: when to save and what to keep.
       log: what to write.
+      reductions: `fast`, or `ordered`: the same bits whatever the number of devices that share the
+        batch out, for copies of the gradient.
     """
 
     model: nn.Module
@@ -114,6 +119,7 @@ class Experiment:
     resume: Literal["same", "changed"]
     checkpoint: Checkpoint
     log: Logging
+    reductions: Literal["fast", "ordered"] = "fast"
 
     def __post_init__(self):
         config.at_least(self, "", 0, "seed", "steps")
@@ -130,15 +136,19 @@ class Experiment:
         if reason := self.objective.refusal(self.model):
             kind = type(self.objective).__name__
             raise UserError(f"objective {kind} cannot train this model: {reason}")
-        if self.batch.microbatches > 1 and (reason := getattr(self.objective, "indivisible", "")):
-            raise UserError(
-                f"batch.microbatches is {self.batch.microbatches}, and {reason}; it takes 1"
-            )
-        if self.batch.size % self.batch.microbatches:
-            raise UserError(
-                f"batch.size {self.batch.size} is not a multiple of "
-                f"batch.microbatches {self.batch.microbatches}"
-            )
+        if reason := getattr(self.objective, "indivisible", ""):
+            if self.batch.microbatches > 1:
+                raise UserError(
+                    f"batch.microbatches is {self.batch.microbatches}, and {reason}; it takes 1"
+                )
+            if self.reductions == "ordered":
+                raise UserError(f"reductions is 'ordered', and {reason}; it takes 'fast'")
+        pieces = {"microbatches": self.batch.microbatches}
+        if self.reductions == "ordered":
+            pieces["shards"] = self.batch.shards
+        if self.batch.size % math.prod(pieces.values()):
+            told = " times ".join(f"batch.{name} {count}" for name, count in pieces.items())
+            raise UserError(f"batch.size {self.batch.size} is not a multiple of {told}")
         context = getattr(self.model, "context", None)
         if context is not None and self.objective.length > context:
             raise UserError(
@@ -170,7 +180,7 @@ PACKAGES = {
 # Fields of a model that are ids of tokens.
 TOKENS = ("start", "first")
 
-SCALARS = ("seed", "steps", "init", "resume")
+SCALARS = ("seed", "steps", "init", "resume", "reductions")
 
 # What may change when a run is continued: none of it changes what is computed.
 FREE = ("resume", "log", "checkpoint", "evals", "mesh", "batch.steps_per_dispatch")
@@ -192,11 +202,11 @@ def completed(given: Mapping[str, Any]) -> dict[str, Any]:
     given = config.plain(given)
     for name in given:
         config.known(name, config.TOP, "config section")
-    optional = ("init", "resume", "steps")
+    optional = ("init", "resume", "steps", *config.OPTIONAL)
     missing = [name for name in config.TOP if name not in given and name not in optional]
     if missing:
         raise UserError(f"the config lacks {', '.join(missing)}")
-    result = {"init": None, "resume": "same", **given}
+    result = {"init": None, "resume": "same", **config.OPTIONAL, **given}
     for name in config.TOP:
         if name not in SCALARS and not isinstance(result[name], Mapping):
             raise UserError(f"{name} is {result[name]!r}; it takes a section: a mapping of fields")
@@ -252,12 +262,12 @@ def experiment(given: Mapping[str, Any]) -> Experiment:
     """
     hints = {field.name: field.type for field in dataclasses.fields(Experiment)}
     built = {name: part(given, name) for name in config.TOP}
-    for name in ("seed", "steps", "init", "resume"):
+    for name in SCALARS:
         config.checked(built[name], hints[name], name)
     return Experiment(**built)
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines for what differs between two resolved configs and makes them different runs."""
-    lines = config.differences(old, new)
+    lines = config.differences({**config.OPTIONAL, **old}, new)
     return [line for line in lines if not line.split(":")[0].startswith(FREE)]

@@ -17,7 +17,7 @@ from lm_research.errors import Stopped, UserError
 from lm_research.hub import adapter
 from lm_research.models import ClassWriter
 from lm_research.optimizers.averaged import evaluated
-from lm_research.train import restore
+from lm_research.train import ordered, restore
 from lm_research.train.best import Best
 from lm_research.train.checkpoint import drop_later, save_params
 from lm_research.train.duration import PROVISIONAL, steps_of, timed
@@ -53,6 +53,9 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
         stopping(checkpoints),
     ):
         mesh.check_batch(x.batch.size // x.batch.microbatches, "batch.size / batch.microbatches")
+        mesh.check_length(x.objective.length)
+        if x.reductions == "ordered":
+            ordered.check(x.batch.shards)
         trainer = Trainer.of(x)
         state, meta = start(trainer, checkpoints, resolved)
         step, position = int(state.step), int(meta["position"])
@@ -69,7 +72,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
             size=x.batch.size,
             start=position,
             shuffle=x.data.shuffle,
-            processes=(jax.process_index(), jax.process_count()),
+            share=mesh.share(),
             at_once=x.batch.steps_per_dispatch,
             grouped=getattr(x.data, "grouped", 1),
         )

@@ -7,6 +7,7 @@ length.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from flax import struct
 from lm_research import mesh, metrics, tree
 from lm_research.hub.names import abstract
 from lm_research.models.initial import initial
+from lm_research.train import ordered
 from lm_research.train.experiment import Experiment
 from lm_research.weights.lora import begun
 
@@ -108,7 +110,21 @@ def train_step(trainer: Trainer, state: State, batch: dict[str, Array]) -> tuple
     """One update from one batch [B, ...], and numbers [] that describe it."""
     x = trainer.experiment
     key = jax.random.fold_in(jax.random.key(x.seed), state.step)
-    gradients, measured = accumulated(x, state, batch, key)
+    if x.reductions == "ordered":
+
+        def step(state, rows):
+            measure = functools.partial(accumulated, x, state)
+            return updated(trainer, state, *ordered.sums(measure, rows, key, x.batch.shards))
+
+        return ordered.everywhere(step)(state, batch)
+    return updated(trainer, state, *accumulated(x, state, batch, key))
+
+
+def updated(
+    trainer: Trainer, state: State, gradients: Tree, measured: dict[str, metrics.Mean]
+) -> tuple[State, dict]:
+    """The state after the gradient of a total loss, and numbers [] that describe the step."""
+    x = trainer.experiment
     weight = jnp.maximum(measured["loss"].weight, 1e-9)
     gradients = jax.tree.map(lambda g: g / weight, gradients)
     updates, optimizer = trainer.optimizer.update(gradients, state.optimizer, state.trained)

@@ -58,7 +58,7 @@ def test_an_example_depends_on_its_index_alone(windows):
 
 def test_processes_make_slices_of_the_same_batches(windows):
     whole = drawn(windows, 5)
-    parts = [drawn(windows, 5, processes=(p, 2)) for p in range(2)]
+    parts = [drawn(windows, 5, share=(p, 2)) for p in range(2)]
     for number, (indices, batch) in enumerate(whole):
         assert all((part[number][0] == indices).all() for part in parts)
         for name in batch:
@@ -123,8 +123,8 @@ def test_random_numbers_stay_the_same():
 
 
 def test_bad_sizes(windows):
-    with pytest.raises(UserError, match="batch of 4 examples does not divide among 3 processes"):
-        pipeline.batches(windows, Noisy(), seed=0, size=4, processes=(0, 3))
+    with pytest.raises(UserError, match="does not divide among 3 parts of the mesh"):
+        pipeline.batches(windows, Noisy(), seed=0, size=4, share=(0, 3))
     with pytest.raises(UserError, match="no records"):
         pipeline.batches(Memory([]), Noisy(), seed=0, size=4)
 
@@ -147,8 +147,8 @@ def test_batches_are_as_long_as_their_longest_text(shuffle):
     objective, source, widths = Classify(64), Labels(), set()
     for number in range(8):
         made = [
-            pipeline.Plan(source, objective, 0, 2, shuffle=shuffle, processes=processes)
-            for processes in ((0, 1), (0, 2), (1, 2))
+            pipeline.Plan(source, objective, 0, 2, shuffle=shuffle, share=share)
+            for share in ((0, 1), (0, 2), (1, 2))
         ]
         whole, *parts = (plan.batch(number) for plan in made)
         for name in whole:
@@ -191,7 +191,7 @@ def test_grouped_batches_hold_texts_of_like_length():
     straight = np.concatenate([grouped.indices(number) for number in range(6)])
     assert (later.indices(1) == straight[9:11]).all()  # begins anywhere, over two windows
     rows = [
-        pipeline.Plan(source, objective, 0, 2, processes=(i, 2), grouped=5).batch(3)["label"]
+        pipeline.Plan(source, objective, 0, 2, share=(i, 2), grouped=5).batch(3)["label"]
         for i in range(2)
     ]
     assert np.concatenate(rows).tolist() == grouped.batch(3)["label"].tolist()
