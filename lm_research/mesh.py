@@ -7,6 +7,7 @@ no B, so its D takes `fsdp`.
 
 import contextlib
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -155,8 +156,17 @@ def shardings(tree: Any) -> Any:
     spec = nn.get_partition_spec(tree)
     rules = [rule for rule in nn.get_logical_axis_rules() if rule[0] not in POSITIONS]
     result = nn.logical_to_mesh_sharding(spec, mesh, rules)
+    result = jax.tree.map(_single_layers_whole, unboxed(tree), spec, result)
     jax.tree_util.tree_map_with_path(_check_divides, unboxed(tree), spec, result)
     return result
+
+
+def _single_layers_whole(leaf, letters, sharding) -> NamedSharding:
+    """What stands alone beside the layers that a stack repeats is in every stage."""
+    alone = lambda letter, size: letter == "L" and size == 1
+    axes = itertools.zip_longest(letters, leaf.shape, sharding.spec)
+    kept = (None if alone(letter, size) else names for letter, size, names in axes)
+    return NamedSharding(sharding.mesh, PartitionSpec(*kept))
 
 
 def placed_shapes(tree: Any) -> Any:

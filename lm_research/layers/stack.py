@@ -1,5 +1,6 @@
 """`Block`, a residual pair of attention and MLP, and `Stack`, which repeats a period of blocks."""
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from lm_research.layers.attention import Attention
 from lm_research.layers.dropout import Dropout
 from lm_research.layers.einsum import shard
 from lm_research.layers.mask import Mask
+from lm_research.layers.pipeline import pipelined, stages
 from lm_research.layers.position import Bias
 from lm_research.layers.tap import tap
 
@@ -22,6 +24,7 @@ Remat = Literal["none", "dots", "full"]
 Execution = Literal["auto", "scan", "unroll", "separate"]
 
 BLOCK = re.compile(r"((?:.*/)?)((?:blocks|rest)(?:_\d+)?|first)/(.*)")  # a parameter in a stack
+RECORDED = "taps", "intermediates"  # collections in which a call leaves what it computed
 UNROLLED = 24  # layers up to which unrolling a stack on CPU is worth its compile time
 
 
@@ -166,6 +169,8 @@ class Stack(nn.Module):
         P = len(names)
         chosen = (self.opening,) if names == ("first",) else self.period
         blocks = tuple(block.copy(name=name) for name, block in zip(names, chosen))
+        if cache is None and repeats > 1 and self._pipelines():
+            return self._in_stages(names, chosen, x, given), (None,) * (repeats * P)
         scan = nn.scan(
             lambda period, x, states: period(x, states, given),
             variable_axes={"params": 0, "taps": 0, "patches": 0, "intermediates": 0},
@@ -181,6 +186,30 @@ class Stack(nn.Module):
         x, states = scan(period, x, stacked)
         layer = lambda i: jax.tree.map(lambda a: a[i // P], states[i % P])
         return x, tuple(layer(i) for i in range(repeats * P))
+
+    def _pipelines(self) -> bool:
+        """Whether stages of the mesh have the layers, each its own."""
+        if stages() == 1 or self.is_initializing():
+            return False
+        if not any(self.is_mutable_collection(name) for name in RECORDED):
+            return True
+        log.fallback("layers in stages (mesh.pipeline)", "all layers everywhere", "taps are read")
+        return False
+
+    def _in_stages(self, names, blocks, x, given):
+        """The blocks called `names`, one after another, as `pipelined` has them."""
+        params = {name: self.variables["params"][name] for name in names}
+        key = self.make_rng("dropout") if self.has_rng("dropout") else None
+
+        def layer(params, x, given, key):
+            for i, (name, block) in enumerate(zip(names, blocks)):
+                rngs = {} if key is None else {"dropout": jax.random.fold_in(key, i)}
+                alone = block.clone(parent=None)
+                call = functools.partial(_called, alone, rngs)
+                x = _checkpointed(jax.checkpoint, self.remat, call)(params[name], x, *given)
+            return x
+
+        return pipelined(layer, params, x, given, key)
 
     def _separate(self, x, cache, given):
         states = []
@@ -217,6 +246,9 @@ class Repeated(nn.Module):
     @nn.compact
     def __call__(self, x: Array, cache: Any, *given: Any) -> tuple[Array, Any]:
         """Runs the block on x [B, T, D] again and again; states in `cache` are stacked."""
+        if stages() > 1:
+            asked, why = "layers in stages (mesh.pipeline)", "they share their parameters"
+            log.fallback(asked, "all layers everywhere", why)
         scan = nn.scan(
             lambda block, x, state: _rematerialized(self.remat)(block, x, state, *given),
             variable_axes={"taps": 0, "patches": 0, "intermediates": 0},
@@ -313,9 +345,17 @@ def separated(stack: dict, layers: int) -> dict:
     return {f"layer_{i}": layer(*place) for i, place in enumerate(found)}
 
 
+def _called(block: nn.Module, rngs: dict[str, Array], params: Any, x: Array, *given: Any) -> Array:
+    return block.apply({"params": params}, x, None, *given, rngs=rngs)[0]
+
+
 def _rematerialized(remat: Remat):
-    call = lambda block, *arguments: block(*arguments)
+    return _checkpointed(nn.remat, remat, lambda block, *arguments: block(*arguments))
+
+
+def _checkpointed(transform, remat: Remat, call):
+    """`call`, of which `transform` has the backward pass compute again what `remat` says."""
     if remat == "none":
         return call
     dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return nn.remat(call, prevent_cse=False, policy=dots if remat == "dots" else None)
+    return transform(call, prevent_cse=False, policy=dots if remat == "dots" else None)

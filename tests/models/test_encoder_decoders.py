@@ -477,6 +477,10 @@ def test_sharded_is_whole(model, params, expected, alike):
         key = sharded["decoder"]["stack"]["blocks"]["cross"]["key"]["kernel"]
         assert key.addressable_shards[0].data.shape[1:3] == (key.shape[1] / 2, key.shape[2] / 2)
         alike(both(model)(sharded), expected, 3e-5)
+    stages = 1 if model.decoder.stack.layers % 2 else 2
+    with mesh.Mesh(data=4 // stages, sequence=2, pipeline=stages).activate():
+        sharded = jax.device_put(params, mesh.shardings(boxed))
+        alike(both(model)(sharded), expected, 3e-5)
 
 
 def test_scores_obey_the_chain_rule(model, params):

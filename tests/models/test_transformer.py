@@ -177,3 +177,13 @@ def test_sharded_is_whole(model, params, expected, alike):
         key = next(leaf for name, leaf in leaves if kernel.search(name))
         assert key.addressable_shards[0].data.shape[1:3] == (key.shape[1] / 2, key.shape[2] / 2)
         alike(both(model)(sharded), expected, 4e-5)
+
+
+@pytest.mark.parametrize("model", ["gpt2", "mamba2", "qwen3", "xlnet"], indirect=True)
+def test_positions_and_layers_shared_out_are_whole(model, params, expected, alike):
+    boxed = jax.eval_shape(model.init, jax.random.key(0), tokens())["params"]
+    with mesh.Mesh(data=2, sequence=2, pipeline=2).activate():
+        sharded = jax.device_put(params, mesh.shardings(boxed))
+        layers = jax.tree.leaves(sharded["stack"]["blocks"])
+        assert all(a.addressable_shards[0].data.shape[0] == 1 for a in layers)
+        alike(both(model)(sharded), expected, 4e-5)

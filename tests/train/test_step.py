@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import types
 
 import jax
@@ -29,7 +30,7 @@ MODELS = {
 @pytest.fixture
 def optimized():
     """Programs are compiled as those of users are."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
@@ -57,9 +58,9 @@ def batches(steps=5):
     return {"tokens": tokens[..., :-1], "targets": tokens[..., 1:], "weights": weights}
 
 
-def run(x, sizes=(1, 1, 1), steps=5, dispatch=1):
+def run(x, sizes=types.MappingProxyType({}), steps=5, dispatch=1):
     """Losses of each step, and the trained weights at the end."""
-    with mesh.Mesh(*sizes).activate(jax.devices()[: int(np.prod(sizes))]):
+    with mesh.Mesh(**sizes).activate(jax.devices()[: math.prod(sizes.values())]):
         trainer = Trainer.of(x)
         state, losses = trainer.init(), []
         step = jax.jit(functools.partial(train_steps, trainer), donate_argnums=0)
@@ -99,9 +100,17 @@ def test_several_steps_a_dispatch_are_the_same_steps():
     close(got, want, 1e-5)
 
 
-@pytest.mark.parametrize(
-    "sizes", [(8,), (1, 8), (2, 2, 2), (1, 1, 1, 1, 4), (2, 1, 2, 1, 2)], ids=str
-)
+MESHES = [
+    dict(data=8),
+    dict(fsdp=8),
+    dict(data=2, fsdp=2, tensor=2),
+    dict(sequence=4),
+    dict(data=2, sequence=2, tensor=2),
+    dict(fsdp=2, pipeline=2),
+]
+
+
+@pytest.mark.parametrize("sizes", MESHES, ids=str)
 @pytest.mark.parametrize("name", MODELS)
 def test_eight_devices_equal_one(name, sizes):
     want, _ = expected(name)
@@ -122,7 +131,7 @@ def test_eight_devices_equal_one(name, sizes):
 )
 def test_choices_train_on_a_mesh_as_on_one_device(changes):
     want, _ = run(experiment(**changes))
-    got, _ = run(experiment(**changes), (2, 2, 2))
+    got, _ = run(experiment(**changes), dict(data=2, fsdp=2, tensor=2))
     assert want[-1] < want[0] or "weights" in changes
     np.testing.assert_allclose(got, want, rtol=2e-5)
 
@@ -134,7 +143,7 @@ def test_ordered_sums_have_the_same_bits_on_all_meshes_of_rows(optimized):
     """
     x = experiment(model=MODELS["gpt2"], reductions="ordered")
     want, weights = run(x)
-    for sizes in ((2,), (2, 4)):
+    for sizes in (dict(data=2), dict(data=2, fsdp=4)):
         losses, got = run(x, sizes)
         assert losses == want
         close(got, weights, 0)
@@ -173,7 +182,7 @@ def test_a_mesh_that_does_not_divide_is_refused():
     x = experiment(model=GPT2(V, 36, 2, 3, context=T))
     with (
         mesh.Mesh(1, 1, 8).activate(),
-        pytest.raises(UserError, match="has 3 heads, .* tensor = 8"),
+        pytest.raises(UserError, match=r"has 3 heads, .* tensor = 8"),
     ):
         Trainer.of(x).abstract()
     with mesh.Mesh(8).activate(), pytest.raises(UserError, match="multiple of 8"):
