@@ -88,12 +88,14 @@ def filled(config: ConfigDict) -> ConfigDict:
     """With what a file need not declare, so that the command line can replace it all the same."""
     from lm_research.mesh import Mesh  # and with it JAX
 
-    for name, value in OPTIONAL.items():
-        config.setdefault(name, value)
+    sizes = {field.name: field.default for field in dataclasses.fields(Mesh) if field.type is int}
+    sections = [(config, OPTIONAL)]
     if isinstance(config.get("mesh"), ConfigDict):
-        for field in dataclasses.fields(Mesh):
-            if field.type is int:
-                config.mesh.setdefault(field.name, field.default)
+        sections.append((config.mesh, sizes))
+    for section, defaults in sections:
+        for name, value in defaults.items():
+            if name not in section:
+                section[name] = value
     return config
 
 
