@@ -18,7 +18,13 @@ from lm_research.errors import UserError
 
 TOP = (
     "model objective data weights optimizer evals mesh seed steps batch init resume checkpoint log"
+    " divergence"
 ).split()
+
+# What a config file need not declare, and has nevertheless; a type stands for a field that is unset.
+OPTIONAL = {
+    "divergence": {"policy": "stop", "spike": float, "back": 1, "limit": 10},
+}
 
 
 def knobs(text: str | None, /, **defaults) -> types.SimpleNamespace:

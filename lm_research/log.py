@@ -147,14 +147,21 @@ class Log:
         self._file.flush()
         self._write_board(step, row, kind)
 
-    def resume(self, step: int) -> None:
-        """Drops the rows after `step`, and a last line that a crash tore, as if never written."""
+    def resume(self, step: int, position: int = 0) -> None:
+        """Drops the rows after `step`, and a last line that a crash tore, as if never written.
+
+        Args:
+          step: from which the run goes on.
+          position: in the data, where it does: rows with a `position` are of a batch, and stay if
+            it comes before.
+        """
         self.close()
         self._purge = step + 1
         path = _metrics(self.workdir)
         if not path.exists():
             return
-        kept = [line for line, row in _lines(path) if row["step"] <= step]
+        stays = lambda row: row["position"] < position if "position" in row else row["step"] <= step
+        kept = [line for line, row in _lines(path) if stays(row)]
         write_text(path, "".join(line + "\n" for line in kept))
 
     def close(self) -> None:

@@ -59,7 +59,7 @@ def page(
 ) -> str:
     """The page of the run called `name`, from what its workdir holds, for light and dark."""
     train = [row for row in rows if row.get("kind") == "train"]
-    heldout = [row for row in rows if row.get("kind") != "train"]
+    heldout = [row for row in rows if row.get("kind") == "eval"]
     body = [
         f"<h1>{_text(name)}</h1>",
         _status(train, rows, config),

@@ -9,9 +9,10 @@ from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import placeholder
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from lm_research.config import known
+from lm_research.config import OPTIONAL, known
 from lm_research.errors import UserError
 
 flags.disclaim_key_flags()  # the flag belongs to the command that defines it
@@ -80,6 +81,13 @@ def loaded(argument: str) -> ConfigDict:
             f"get_config of {path} returns {type(config).__name__}; "
             "it takes an ml_collections.ConfigDict"
         )
+    with config.unlocked():
+        for name, fields in OPTIONAL.items():
+            section = config.get(name, ConfigDict())
+            for field, value in fields.items():
+                if isinstance(section, ConfigDict) and field not in section:
+                    section[field] = placeholder(value) if isinstance(value, type) else value
+            config[name] = section
     return config
 
 

@@ -21,6 +21,7 @@ from lm_research.train.stored import Damaged, described, hush, quiet, read, reas
 
 Tree = Any
 
+DROPPED = ".dropped"  # behind the name of a step that is being removed
 SHARED = 2**20  # bytes of an array, from which on the devices that hold copies share its writing
 
 
@@ -166,30 +167,38 @@ class Checkpoints:
             return f"there is no good checkpoint in {self.directory}"
         return f"the last good checkpoint is step {steps[-1]} in {self.directory}"
 
-    def restore(self, abstract: Tree, partial: bool = False) -> tuple[Tree, dict[str, Any]] | None:
+    def restore(
+        self, abstract: Tree, partial: bool = False, last: int | None = None
+    ) -> tuple[Tree, dict[str, Any]] | None:
         """The newest state that is whole, and what lies beside it; None where nothing was saved.
 
         Args:
           abstract: tree of shapes and dtypes with the shardings to restore to, whatever they were.
           partial: `abstract` names only some of the leaves; the others are not read.
+          last: the newest step that will do.
 
         Raises:
           UserError: every checkpoint is damaged, or they hold other leaves, shapes or dtypes.
         """
         self.wait()
-        steps = _agreed_steps(self.directory)
+        steps = [s for s in _agreed_steps(self.directory) if last is None or s <= last]
         with quiet():
             result = self._newest_whole(steps, abstract, partial)
         if result is None and steps:
             reasons = "; ".join(f"step {step}: {why}" for step, why in self._bad.items())
             raise UserError(f"no checkpoint in {self.directory} can be restored: {reasons}")
+        self._newest = None if result is None else result[1]["step"]
         if result is None:
             return None
-        self._newest = result[1]["step"]
         for bad in (step for step in steps if step > self._newest):
             asked, got = f"the checkpoint of step {bad}", f"that of step {self._newest}"
             log.fallback(f"{asked} in {self.directory}", got, self._bad[bad])
         return result
+
+    def drop_later(self, step: int) -> None:
+        """Drops the checkpoints of later steps, which a run that goes back to `step` makes anew."""
+        self.close()
+        drop_later(self.directory, step)
 
     def _newest_whole(self, steps: list[int], abstract: Tree, partial: bool):
         for step in reversed(steps):
@@ -269,9 +278,14 @@ def load_params(directory: str | Path, abstract: Tree) -> tuple[Tree, dict[str, 
 def drop_later(directory: str | Path, step: int) -> None:
     """Drops the checkpoints of later steps, which a run that goes on from `step` makes anew."""
     if jax.process_index() == 0:
-        for later in _steps(Path(directory)):
+        # From the newest on, and each all at once: a run that is killed here goes on from the rest.
+        for later in reversed(_steps(Path(directory))):
             if later > step:
-                shutil.rmtree(Path(directory) / str(later))
+                dropped = Path(directory) / f"{later}{DROPPED}"
+                (Path(directory) / str(later)).rename(dropped)
+                shutil.rmtree(dropped)
+        for left in Path(directory).glob(f"*{DROPPED}"):
+            shutil.rmtree(left)
 
 
 def save_params(

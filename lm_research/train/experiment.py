@@ -11,6 +11,7 @@ from lm_research import config, data, evals, layers, mesh, models, objectives, o
 from lm_research.errors import UserError
 from lm_research.infer.sample import Sampler
 from lm_research.train.checkpoint import Checkpoint
+from lm_research.train.divergence import Divergence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Experiment:
       resume: whether a run with another config may be continued.
       checkpoint: when to save and what to keep.
       log: what to write.
+      divergence: what to do when a loss is not finite, or leaps.
     """
 
     model: nn.Module
@@ -114,6 +116,7 @@ class Experiment:
     resume: Literal["same", "changed"]
     checkpoint: Checkpoint
     log: Logging
+    divergence: Divergence = Divergence()
 
     def __post_init__(self):
         config.at_least(self, "", 0, "seed", "steps")
@@ -126,6 +129,13 @@ class Experiment:
             raise UserError(
                 f"checkpoint.best is {best!r}; it takes one of the evaluators, "
                 f"{', '.join(self.evals) or 'of which there are none'}, a slash and a metric"
+            )
+        every, back = self.checkpoint.every, self.divergence.back
+        needed = -(-back // every) + 1 if every and self.divergence.policy == "back" else 1
+        if self.checkpoint.keep < needed:
+            raise UserError(
+                f"divergence.back is {back}, and of the checkpoints of every {every} steps only the "
+                f"newest {self.checkpoint.keep} are kept; checkpoint.keep takes {needed} or more"
             )
         if reason := self.objective.refusal(self.model):
             kind = type(self.objective).__name__
@@ -156,7 +166,13 @@ class Experiment:
 
 
 # Sections of one kind need not name it.
-KINDS = {"mesh": "Mesh", "batch": "Batch", "checkpoint": "Checkpoint", "log": "Logging"}
+KINDS = {
+    "mesh": "Mesh",
+    "batch": "Batch",
+    "checkpoint": "Checkpoint",
+    "log": "Logging",
+    "divergence": "Divergence",
+}
 
 # What the kinds of these sections come from.
 PACKAGES = {
@@ -180,7 +196,9 @@ CONTENTS = {
     for package in (layers, data, models, objectives, optimizers, weights, evals)
     for name in package.__all__
     if name[0].isupper()
-} | {thing.__name__: thing for thing in (mesh.Mesh, Batch, Samples, Logging, Checkpoint)}
+} | {
+    thing.__name__: thing for thing in (mesh.Mesh, Batch, Samples, Logging, Checkpoint, Divergence)
+}
 
 
 def completed(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,11 +210,11 @@ def completed(given: Mapping[str, Any]) -> dict[str, Any]:
     given = config.plain(given)
     for name in given:
         config.known(name, config.TOP, "config section")
-    optional = ("init", "resume", "steps")
+    optional = ("init", "resume", "steps", *config.OPTIONAL)
     missing = [name for name in config.TOP if name not in given and name not in optional]
     if missing:
         raise UserError(f"the config lacks {', '.join(missing)}")
-    result = {"init": None, "resume": "same", **given}
+    result = {"init": None, "resume": "same", **_with_optional(given)}
     for name in config.TOP:
         if name not in SCALARS and not isinstance(result[name], Mapping):
             raise UserError(f"{name} is {result[name]!r}; it takes a section: a mapping of fields")
@@ -251,6 +269,7 @@ def experiment(given: Mapping[str, Any]) -> Experiment:
       UserError: anything that the config cannot mean.
     """
     hints = {field.name: field.type for field in dataclasses.fields(Experiment)}
+    given = _with_optional(given)
     built = {name: part(given, name) for name in config.TOP}
     for name in ("seed", "steps", "init", "resume"):
         config.checked(built[name], hints[name], name)
@@ -259,5 +278,15 @@ def experiment(given: Mapping[str, Any]) -> Experiment:
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines for what differs between two resolved configs and makes them different runs."""
-    lines = config.differences(old, new)
+    lines = config.differences(_with_optional(old), _with_optional(new))
     return [line for line in lines if not line.split(":")[0].startswith(FREE)]
+
+
+def _with_optional(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with what it need not declare, such as one that was stored before there was this."""
+    result = dict(given)
+    for name, fields in config.OPTIONAL.items():
+        known = {field: value for field, value in fields.items() if not isinstance(value, type)}
+        if isinstance(found := given.get(name, {}), Mapping):
+            result[name] = {"kind": KINDS[name], **known, **found}
+    return result

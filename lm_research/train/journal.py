@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,7 +34,7 @@ BESIDE = {("start", "end"): " --pair='...'", ("choice",): " --choice='...' --cho
 class Dispatch(NamedTuple):
     """Steps that the device was given and whose numbers nobody has read yet."""
 
-    last: int
+    position: int  # in the data, after them
     indices: np.ndarray  # [steps, B]
     numbers: dict[str, jax.Array]  # [steps] each
 
@@ -45,9 +45,20 @@ class Journal:
     Every process calls the same methods; the first one writes and prints.
     """
 
-    def __init__(self, x: Experiment, state: State, workdir: Path, data: Any, checkpoints: Any):
+    def __init__(
+        self,
+        x: Experiment,
+        state: State,
+        meta: Mapping[str, Any],
+        workdir: Path,
+        data: Any,
+        checkpoints: Any,
+    ):
         self.x, self.workdir, self.data, self.checkpoints = x, workdir, data, checkpoints
         self.pending: Dispatch | None = None
+        self.step = int(state.step)  # updates whose numbers have been read
+        self.skipped: list[dict[str, Any]] = list(meta.get("skipped", ()))
+        self.bad: dict[str, Any] | None = None  # the batch from which the run has to go back
         self.waited, self.read_at = 0.0, time.monotonic()
         self.held_out: dict[str, float] = {}
         params = jax.eval_shape(x.weights.join, state.trained, state.held)
@@ -58,12 +69,12 @@ class Journal:
         share = active_share(x.model)
         self.flops = flops_per_token(params, x.objective.length, tied, share)
         self.peak = peak_flops()
-        self.first = int(state.step)
+        self.first = self.step
         self.tells = jax.process_index() == 0
         if not self.tells:
             return
         self.log = log.Log(workdir, x.log.tensorboard)
-        self.log.resume(self.first)
+        self.log.resume(self.first, meta["position"])
         drop_samples(workdir / SAMPLES, self.first)
         self.progress = log.Progress(x.steps, self.first, self.tokens_per_step)
         self._facts(params, tree.count(state.trained))
@@ -103,9 +114,9 @@ class Journal:
         self.waited += time.monotonic() - before
         return result
 
-    def follow(self, last: int, indices: np.ndarray, numbers: dict[str, jax.Array]) -> None:
-        """Takes note of a dispatch that ends at step `last`, and reads the one before it."""
-        previous, self.pending = self.pending, Dispatch(last, indices, numbers)
+    def follow(self, position: int, indices: np.ndarray, numbers: dict[str, jax.Array]) -> None:
+        """Takes note of a dispatch that ends at `position`, and reads the one before it."""
+        previous, self.pending = self.pending, Dispatch(position, indices, numbers)
         if previous is not None:
             self._read(previous)
 
@@ -116,7 +127,10 @@ class Journal:
             self._read(previous)
 
     def _read(self, dispatch: Dispatch) -> None:
+        if self.bad is not None:
+            return  # what comes after it does not count
         numbers = {name: np.asarray(values) for name, values in dispatch.numbers.items()}
+        skipped = numbers.pop("skipped", None)
         count = len(dispatch.indices)
         now = time.monotonic()
         seconds, self.read_at = now - self.read_at, now
@@ -127,23 +141,78 @@ class Journal:
             speed["mfu"] = rate * self.flops / self.peak
         self.waited = 0.0
         for i in range(count):
-            step = dispatch.last - count + i + 1
+            step = self.step + 1
             row = {name: float(values[i]) for name, values in numbers.items()}
-            if not math.isfinite(row["loss"]) or not math.isfinite(row["gradient_norm"]):
-                if self.tells:
-                    self.log.write(step, row)
-                raise Stopped(self._diverged(step, row, dispatch.indices[i]))
+            finite = math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"])
+            if not finite if skipped is None else skipped[i]:
+                position = dispatch.position - (count - i) * self.x.batch.size
+                self._pass_over(step, position, row, dispatch.indices[i])
+                if self.bad is not None:
+                    return
+                continue
+            self.step = step
             if self.tells and (step % self.x.log.every == 0 or step in (1, self.x.steps)):
                 self.log.write(step, row | speed)
         if self.tells:
-            self.progress.update(dispatch.last, row["loss"], speed["data_wait"])
+            self.progress.update(self.step, row["loss"], speed["data_wait"])
 
-    def _diverged(self, step: int, row: dict[str, float], indices: np.ndarray) -> str:
-        return (
-            f"at step {step} the loss is {row['loss']} and the gradient's norm "
-            f"{row['gradient_norm']}, on the examples with indices {indices.tolist()}; "
-            f"{self.checkpoints.last_good()}"
-        )
+    def _pass_over(
+        self, step: int, position: int, row: dict[str, float], indices: np.ndarray
+    ) -> None:
+        """Does with a batch, from which update `step` was to be made, what `divergence` says.
+
+        Raises:
+          Stopped: the run is to stop, or has passed over enough of them.
+        """
+        settings = self.x.divergence
+        found = f"the loss is {row['loss']} and the gradient's norm {row['gradient_norm']}"
+        if settings.policy == "stop" or len(self.skipped) == settings.limit:
+            if self.tells:
+                self.log.write(step, row)
+            enough = "" if settings.policy == "stop" else " (divergence.limit)"
+            many = f", after {len(self.skipped)} others were passed over{enough}"
+            raise Stopped(
+                f"at step {step} {found}, on the examples with indices {indices.tolist()}"
+                f"{many if self.skipped else ''}; {self.checkpoints.last_good()}"
+            )
+        entry = {"step": step, "position": position}
+        self.skipped.append(entry)
+        found += f", on the batch at {position} of the data ({len(self.skipped)} of at most "
+        found += f"{settings.limit})"
+        if settings.policy == "back":
+            self.bad = {**entry, **row, "found": found}
+        elif self.tells:
+            self.log.write(step, {**entry, **row}, "skipped")
+            self._tell_skipped(f"step {step}: {found}: skipped")
+
+    def went_back(self, step: int) -> None:
+        """Drops what was told of the steps after `step`, from which the run goes on."""
+        bad, self.bad, self.pending = self.bad, None, None
+        self.step, self.skipped[-1]["back_to"] = step, step
+        self.read_at = time.monotonic()
+        if self.tells:
+            self.log.resume(step, bad["position"])
+            drop_samples(self.workdir / SAMPLES, step)
+            row = {name: value for name, value in bad.items() if name != "found"}
+            self.log.write(bad["step"], {**row, "back_to": step}, "skipped")
+            self._tell_skipped(
+                f"step {bad['step']}: {bad['found']}: back to step {step}, and on after that batch"
+            )
+
+    def _tell_skipped(self, line: str) -> None:
+        log.note(skipped=self.skipped)
+        log.write_facts(self.workdir)
+        self.progress.print(line)
+
+    def beside(self, planned: int) -> dict[str, Any]:
+        """What of this to keep beside the state of `step`, where the next event is that of a plan.
+
+        Args:
+          planned: the step that the run would be at without the batches that were skipped since
+            the last event: where it stops next hangs on it.
+        """
+        facts = {"skipped": self.skipped} if self.skipped else {}
+        return {**facts, "planned": planned} if planned != self.step else facts
 
     def evaluated(self, step: int, name: str, numbers: dict[str, float]) -> None:
         """Records what an evaluator found."""

@@ -18,6 +18,7 @@ from flax import struct
 from lm_research import mesh, metrics, tree
 from lm_research.hub.names import abstract
 from lm_research.models.initial import initial
+from lm_research.train.divergence import guarded
 from lm_research.train.experiment import Experiment
 from lm_research.weights.lora import begun
 
@@ -33,6 +34,7 @@ class State:
     trained: Tree
     held: Tree
     optimizer: Tree
+    recent: Array | None = None  # losses, for `Divergence`; no leaf of a checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +122,8 @@ def train_step(trainer: Trainer, state: State, batch: dict[str, Array]) -> tuple
         "learning_rate": jnp.asarray(x.optimizer.learning_rate(x.steps)(state.step), jnp.float32),
         "targets": measured["loss"].weight,
     }
-    return State(state.step + 1, trained, state.held, optimizer), numbers
+    after = State(state.step + 1, trained, state.held, optimizer)
+    return guarded(x.divergence, state, after, numbers)
 
 
 def accumulated(
