@@ -21,9 +21,13 @@ TOP = (
     " divergence"
 ).split()
 
-# What a config file need not declare, and has nevertheless; a type stands for a field that is unset.
-OPTIONAL = {
+# What a config file need not declare: sections, and fields that `--config.FIELD` replaces all the
+# same, with their defaults; a type stands for an unset one.
+UNDECLARED = ("divergence",)
+FIELDS = {
     "divergence": {"policy": "stop", "spike": float, "back": 1, "limit": 10},
+    "checkpoint": {"retries": 5},
+    "log": {"watchdog": 120.0, "profile": str},
 }
 
 

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any, TextIO
 
 from lm_research.errors import UserError
 
+METRICS = "metrics.jsonl"
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets"),
     *("tokenizers", "safetensors", "numpy"),
@@ -89,10 +91,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".tmp")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        partial.unlink(missing_ok=True)  # half of it would take up a full disk
+        raise
     os.replace(partial, path)
 
 
@@ -125,6 +131,7 @@ class Log:
         self.workdir, self.tensorboard = Path(workdir), tensorboard
         self._file: TextIO | None = None
         self._board: Any = None
+        self._lock = threading.Lock()  # a watchdog writes, too
         self._purge: int | None = None
 
     def write(self, step: int, numbers: Mapping[str, Any], kind: str = "train") -> None:
@@ -140,12 +147,13 @@ class Log:
         row = {"step": int(step), "kind": kind, **_plain(numbers)}
         if lost := [name for name, value in row.items() if value is None]:
             row["nonfinite"] = lost
-        if self._file is None:
-            self.workdir.mkdir(parents=True, exist_ok=True)
-            self._file = _metrics(self.workdir).open("a", encoding="utf-8")
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
-        self._write_board(step, row, kind)
+        with self._lock:
+            if self._file is None:
+                self.workdir.mkdir(parents=True, exist_ok=True)
+                self._file = _metrics(self.workdir).open("a", encoding="utf-8")
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._file.flush()
+            self._write_board(step, row, kind)
 
     def resume(self, step: int, position: int = 0) -> None:
         """Drops the rows after `step`, and a last line that a crash tore, as if never written.
@@ -283,7 +291,7 @@ def report(workdir: Path) -> None:
 
 
 def _metrics(workdir: Path) -> Path:
-    return workdir / "metrics.jsonl"
+    return workdir / METRICS
 
 
 def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from lm_research.config import OPTIONAL, known
+from lm_research.config import FIELDS, UNDECLARED, known
 from lm_research.errors import UserError
 
 flags.disclaim_key_flags()  # the flag belongs to the command that defines it
@@ -82,12 +82,13 @@ def loaded(argument: str) -> ConfigDict:
             "it takes an ml_collections.ConfigDict"
         )
     with config.unlocked():
-        for name, fields in OPTIONAL.items():
-            section = config.get(name, ConfigDict())
-            for field, value in fields.items():
-                if isinstance(section, ConfigDict) and field not in section:
+        for name in UNDECLARED:
+            config[name] = config.get(name, ConfigDict())
+        sections = [(config.get(name), fields) for name, fields in FIELDS.items()]
+        for section, fields in sections:
+            for field, value in fields.items() if isinstance(section, ConfigDict) else ():
+                if field not in section:
                     section[field] = placeholder(value) if isinstance(value, type) else value
-            config[name] = section
     return config
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from lm_research import log, tree
+from lm_research import config, log, tree
 from lm_research.errors import Stopped, UserError
 from lm_research.train.stored import Damaged, described, hush, quiet, read, reason
 
@@ -38,6 +38,8 @@ class Checkpoint:
         directory of their own, and are what the run is opened with.
       better: which values of it are.
       patience: the run ends after so many evaluations without a better one; None never does.
+      retries: so many times in a row a save that failed, as on a full disk, is made again: after 1,
+        2, 4, ... seconds, in which the run goes on. Then it stops; of several processes at once.
     """
 
     every: int = 1000
@@ -47,8 +49,10 @@ class Checkpoint:
     best: str | None = None
     better: Literal["higher", "lower"] = "higher"
     patience: int | None = None
+    retries: int = 5
 
     def __post_init__(self):
+        config.at_least(self, "checkpoint", 0, "retries")
         if self.patience is not None and (self.best is None or self.patience < 1):
             raise UserError(
                 f"checkpoint.patience is {self.patience}; it takes 1 or more, beside a metric in "
@@ -81,6 +85,9 @@ class Checkpoints:
         self._writer: Any = None
         self._newest: int | None = None  # the step that was last handed to the writer
         self._bad: dict[int, str] = {}  # steps that could not be restored, and why
+        self._failures = 0  # in a row
+        self._again: float | None = None  # when to make the last of them good
+        self._problem = ""  # of it
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -98,7 +105,8 @@ class Checkpoints:
         if self._writer is not None and not self._writer.is_saving_in_progress():
             self.wait()
         every = self.settings.every
-        return bool(every and step % every == 0) or self._clock.due(step)
+        again = self._again is not None and time.monotonic() >= self._again
+        return bool(every and step % every == 0) or self._clock.due(step) or again
 
     def save(self, step: int, state: Tree, position: int, **facts: Any) -> None:
         """Starts to save; returns when `state` may be donated. A step that is saved stays as it is.
@@ -110,10 +118,11 @@ class Checkpoints:
           **facts: more to keep beside the state, as JSON has it.
 
         Raises:
-          Stopped: this save or the one before cannot be written.
+          Stopped: this save or the one before cannot be written, for the last time.
           UserError: the directory holds good checkpoints of later steps.
         """
         self.wait()
+        self._again = None
         if step == self._newest:
             return
         import orbax.checkpoint as ocp
@@ -131,8 +140,17 @@ class Checkpoints:
                 force=True,
             )
         except (OSError, ValueError, RuntimeError) as error:
-            self._stop(error)
+            self._failed(error)
         self._clock.restart(step)
+
+    def finish(self, step: int, state: Tree, position: int, **facts: Any) -> None:
+        """`save`, until it is on disk."""
+        self.save(step, state, position, **facts)
+        self.wait()
+        while self._again is not None:
+            time.sleep(max(0.0, self._again - time.monotonic()))
+            self.save(step, state, position, **facts)
+            self.wait()
 
     def wait(self) -> None:
         """Returns when nothing is being saved.
@@ -144,7 +162,9 @@ class Checkpoints:
             try:
                 self._writer.wait_until_finished()
             except Exception as error:
-                self._stop(error)
+                self._failed(error)
+            else:
+                self._failures, self._again = 0, None
 
     def close(self) -> None:
         """Waits, and lets go of Orbax's threads; a later save starts them again.
@@ -153,6 +173,8 @@ class Checkpoints:
           Stopped: the save has failed.
         """
         self.wait()
+        if self._again is not None:
+            raise Stopped(self._problem)
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -245,7 +267,12 @@ class Checkpoints:
         handlers.add("meta", ocp.args.JsonSave, ocp.JsonCheckpointHandler())
         return ocp.CheckpointManager(self.directory, options=options, handler_registry=handlers)
 
-    def _stop(self, error: Exception) -> None:
+    def _failed(self, error: Exception) -> None:
+        """Removes what a save left that failed, and says when to make it again.
+
+        Raises:
+          Stopped: it has failed too often.
+        """
         writer, self._writer = self._writer, None
         step, self._newest = self._newest, None
         if writer is not None:
@@ -253,9 +280,14 @@ class Checkpoints:
                 writer.close()
         if jax.process_index() == 0:
             _remove_partial(self.directory)
-        raise Stopped(
-            f"the checkpoint of step {step} cannot be written: {reason(error)}; {self.last_good()}"
-        ) from error
+        what = f"the checkpoint of step {step}"
+        self._problem = f"{what} cannot be written: {reason(error)}; {self.last_good()}"
+        if jax.process_count() > 1 or self._failures == self.settings.retries:
+            raise Stopped(self._problem) from error
+        pause = 2**self._failures
+        self._failures += 1
+        self._again = time.monotonic() + pause
+        log.fallback(what, f"another save in {pause} s", reason(error))
 
 
 def load_params(directory: str | Path, abstract: Tree) -> tuple[Tree, dict[str, Any]]:
@@ -289,7 +321,12 @@ def drop_later(directory: str | Path, step: int) -> None:
 
 
 def save_params(
-    directory: str | Path, params: Tree, step: int = 0, keep: int = 3, **facts: Any
+    directory: str | Path,
+    params: Tree,
+    step: int = 0,
+    keep: int = 3,
+    retries: int = 0,
+    **facts: Any,
 ) -> None:
     """Saves parameters alone, and returns when they are on disk.
 
@@ -298,14 +335,15 @@ def save_params(
       params: what to save.
       step: what to call it.
       keep: how many of the newest stay.
+      retries: how often to try again.
       **facts: more to keep beside them.
 
     Raises:
       Stopped: they cannot be written.
       UserError: the directory holds checkpoints of later steps.
     """
-    with Checkpoint(keep=keep).open(directory) as checkpoints:
-        checkpoints.save(step, {"trained": params}, 0, **facts)
+    with Checkpoint(keep=keep, retries=retries).open(directory) as checkpoints:
+        checkpoints.finish(step, {"trained": params}, 0, **facts)
 
 
 class _Clock:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -70,14 +71,32 @@ class Logging:
       every: steps between rows of metrics.
       tensorboard: whether rows go there, too.
       samples: texts that it writes.
+      watchdog: seconds in one place after which the run says where it waits; 0 never does.
+      profile: `START:STEPS`, the first step of a trace and how many it is of.
     """
 
     every: int = 10
     tensorboard: bool = True
     samples: Samples = Samples()
+    watchdog: float = 120.0
+    profile: str | None = None
 
     def __post_init__(self):
         config.at_least(self, "log", 1, "every")
+        config.at_least(self, "log", 0, "watchdog")
+        if self.profile is not None and not re.fullmatch(r"0*[1-9]\d*:0*[1-9]\d*", self.profile):
+            raise UserError(
+                f"log.profile is {self.profile!r}; it takes START:STEPS, such as 100:5: the first "
+                "step to trace and how many, both from 1 on"
+            )
+
+    @property
+    def traced(self) -> tuple[int, int] | None:
+        """The first and the last step of the trace."""
+        if self.profile is None:
+            return None
+        first, count = map(int, self.profile.split(":"))
+        return first, first + count - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +135,7 @@ class Experiment:
     resume: Literal["same", "changed"]
     checkpoint: Checkpoint
     log: Logging
-    divergence: Divergence = Divergence()
+    divergence: Divergence
 
     def __post_init__(self):
         config.at_least(self, "", 0, "seed", "steps")
@@ -134,8 +153,8 @@ class Experiment:
         needed = -(-back // every) + 1 if every and self.divergence.policy == "back" else 1
         if self.checkpoint.keep < needed:
             raise UserError(
-                f"divergence.back is {back}, and of the checkpoints of every {every} steps only the "
-                f"newest {self.checkpoint.keep} are kept; checkpoint.keep takes {needed} or more"
+                f"divergence.back is {back}, and of the checkpoints of every {every} steps only "
+                f"{self.checkpoint.keep} are kept; checkpoint.keep takes {needed} or more"
             )
         if reason := self.objective.refusal(self.model):
             kind = type(self.objective).__name__
@@ -210,7 +229,7 @@ def completed(given: Mapping[str, Any]) -> dict[str, Any]:
     given = config.plain(given)
     for name in given:
         config.known(name, config.TOP, "config section")
-    optional = ("init", "resume", "steps", *config.OPTIONAL)
+    optional = ("init", "resume", "steps", *config.UNDECLARED)
     missing = [name for name in config.TOP if name not in given and name not in optional]
     if missing:
         raise UserError(f"the config lacks {', '.join(missing)}")
@@ -285,8 +304,9 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _with_optional(given: Mapping[str, Any]) -> dict[str, Any]:
     """A config with what it need not declare, such as one that was stored before there was this."""
     result = dict(given)
-    for name, fields in config.OPTIONAL.items():
-        known = {field: value for field, value in fields.items() if not isinstance(value, type)}
+    for name in config.UNDECLARED:
+        fields = config.FIELDS[name].items()
+        known = {field: value for field, value in fields if not isinstance(value, type)}
         if isinstance(found := given.get(name, {}), Mapping):
             result[name] = {"kind": KINDS[name], **known, **found}
     return result

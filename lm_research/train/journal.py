@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +20,11 @@ from lm_research.infer.decode import generate
 from lm_research.infer.sample import Sampler
 from lm_research.infer.text import request
 from lm_research.models import EncoderDecoder, TextEmbedder
+from lm_research.train.account import Account, boot, silent
 from lm_research.train.best import Best
 from lm_research.train.experiment import Experiment
 from lm_research.train.flops import CONVENTION, active_share, flops_per_token, peak_flops
+from lm_research.train.profile import DATA
 from lm_research.train.step import State
 
 T = TypeVar("T")
@@ -53,7 +56,9 @@ class Journal:
         workdir: Path,
         data: Any,
         checkpoints: Any,
+        account: Account,
     ):
+        self.account = account
         self.x, self.workdir, self.data, self.checkpoints = x, workdir, data, checkpoints
         self.pending: Dispatch | None = None
         self.step = int(state.step)  # updates whose numbers have been read
@@ -74,6 +79,8 @@ class Journal:
         if not self.tells:
             return
         self.log = log.Log(workdir, x.log.tensorboard)
+        metrics = workdir / log.METRICS
+        account.carry(log.rows(workdir), log.stored_facts(workdir), self.first, silent(metrics))
         self.log.resume(self.first, meta["position"])
         drop_samples(workdir / SAMPLES, self.first)
         self.progress = log.Progress(x.steps, self.first, self.tokens_per_step)
@@ -95,6 +102,8 @@ class Journal:
             devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             backend=jax.default_backend(),
             mesh=sizes,
+            time=self.account.told()["time"],
+            boot=boot(),
             unused_sharding_rules=self.x.mesh.unused(letters, sizes),
             mfu="of the dense bfloat16 peak"
             if self.peak
@@ -110,7 +119,8 @@ class Journal:
     def timed(self, wait: Callable[..., T], *arguments: Any) -> T:
         """`wait(*arguments)`; its time counts as waiting for data."""
         before = time.monotonic()
-        result = wait(*arguments)
+        with self.account.during("data"), jax.profiler.TraceAnnotation(DATA):
+            result = wait(*arguments)
         self.waited += time.monotonic() - before
         return result
 
@@ -131,6 +141,9 @@ class Journal:
             return  # what comes after it does not count
         numbers = {name: np.asarray(values) for name, values in dispatch.numbers.items()}
         skipped = numbers.pop("skipped", None)
+        told = self.account.told()
+        if self.account.now[0] == "start":
+            self.account.switch("steps")
         count = len(dispatch.indices)
         now = time.monotonic()
         seconds, self.read_at = now - self.read_at, now
@@ -152,7 +165,7 @@ class Journal:
                 continue
             self.step = step
             if self.tells and (step % self.x.log.every == 0 or step in (1, self.x.steps)):
-                self.log.write(step, row | speed)
+                self.log.write(step, row | speed | told)
         if self.tells:
             self.progress.update(self.step, row["loss"], speed["data_wait"])
 
@@ -191,6 +204,7 @@ class Journal:
         self.step, self.skipped[-1]["back_to"] = step, step
         self.read_at = time.monotonic()
         if self.tells:
+            self.account.redo(log.rows(self.workdir), step)
             self.log.resume(step, bad["position"])
             drop_samples(self.workdir / SAMPLES, step)
             row = {name: value for name, value in bad.items() if name != "found"}
@@ -213,6 +227,19 @@ class Journal:
         """
         facts = {"skipped": self.skipped} if self.skipped else {}
         return {**facts, "planned": planned} if planned != self.step else facts
+
+    def say(self, line: str) -> None:
+        """Prints a line, on one process."""
+        if self.tells:
+            self.progress.print(line)
+
+    def stalled(self, what: str, seconds: float, line: str) -> None:
+        """Says where the run waits, and records it; from a thread of its own."""
+        if not self.tells:
+            print(f"process {jax.process_index()}: {line}", file=sys.stderr, flush=True)
+            return
+        self.progress.print(line)
+        self.log.write(self.step, {"waiting": what, "seconds": seconds, "where": line}, "waiting")
 
     def evaluated(self, step: int, name: str, numbers: dict[str, float]) -> None:
         """Records what an evaluator found."""
@@ -265,6 +292,8 @@ class Journal:
         self.progress.close()
         if best.value is not None:
             log.note(best={"metric": best.settings.best, "value": best.value, "step": best.step})
+        told = self.account.told()
+        log.note(goodput=told["goodput"], time=told["time"])
         log.write_facts(self.workdir)
         log.report(self.workdir)
         facts = self.data.facts

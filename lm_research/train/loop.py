@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lm_research.hub import adapter
 from lm_research.models import ClassWriter
 from lm_research.optimizers.averaged import evaluated
 from lm_research.train import restore
+from lm_research.train.account import Account
 from lm_research.train.best import Best
 from lm_research.train.checkpoint import drop_later, save_params
 from lm_research.train.divergence import recalled, remembered
@@ -25,8 +26,10 @@ from lm_research.train.duration import PROVISIONAL, steps_of, timed
 from lm_research.train.experiment import Experiment, changed, completed, experiment
 from lm_research.train.interruption import Interruption
 from lm_research.train.journal import Journal, check_samples
+from lm_research.train.profile import STEP, Profile
 from lm_research.train.step import State, Trainer, train_steps
 from lm_research.train.verified import standing
+from lm_research.train.watchdog import Watchdog
 
 RESUME = 75  # exit status of a run that was told to stop and can go on: EX_TEMPFAIL
 LINES = 10  # at most so many differences are told
@@ -45,6 +48,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
     Raises:
       UserError: anything that the config, its files or the machine cannot do.
     """
+    account = Account()
     resolved, data = prepare(given, workdir)
     x = experiment(resolved).bound(data.tokenizer)
     with (
@@ -52,6 +56,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
         Interruption() as interruption,
         x.checkpoint.open(workdir / "checkpoints") as checkpoints,
         stopping(checkpoints),
+        contextlib.ExitStack() as within,
     ):
         mesh.check_batch(x.batch.size // x.batch.microbatches, "batch.size / batch.microbatches")
         trainer = Trainer.of(x)
@@ -59,7 +64,9 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
         state, step, position, best = begun(x, state, meta, workdir)
         evaluators = {name: e.bind(x.objective, data, x.batch.size) for name, e in x.evals.items()}
         claim(workdir, resolved)
-        journal = Journal(x, state, meta, workdir, data, checkpoints)
+        journal = Journal(x, state, meta, workdir, data, checkpoints, account)
+        within.enter_context(Watchdog(account, x.log.watchdog, journal.stalled))
+        profile = within.enter_context(Profile(x.log.traced, x.steps, workdir, journal.say))
         dispatch = jax.jit(functools.partial(train_steps, trainer), donate_argnums=0)
         opened = functools.partial(
             pipeline.batches,
@@ -75,10 +82,13 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
         stream = opened(start=position)
         while step < x.steps and not best.exhausted and not interruption.agreed():
             count = next_event(x, step) - step
-            indices, batches = journal.timed(draw, stream, count)
-            state, numbers = dispatch(state, mesh.place(batches, leading=1))
+            profile.begin(step, count, state)
+            with jax.profiler.StepTraceAnnotation(STEP, step_num=step):
+                indices, batches = journal.timed(draw, stream, count)
+                state, numbers = dispatch(state, mesh.place(batches, leading=1))
             step, position = step + count, position + count * x.batch.size
             journal.follow(position, indices, numbers)
+            profile.end(step, state)
             saving, happens = checkpoints.due(step), step == next_event(x, step - 1, pause=False)
             if saving or happens:
                 journal.flush()
@@ -95,20 +105,27 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
             for name, evaluator in x.evals.items():
                 if due(step, evaluator.every, x.steps):
                     params = params_of(x, state)
-                    numbers = evaluators[name](x.model, params)
+                    with account.during("evaluation"):
+                        numbers = evaluators[name](x.model, params)
                     journal.evaluated(step, name, numbers)
                     journal.wrote(name, getattr(evaluators[name], "outputs", ()))
                     if best.improves(step, name, numbers):
-                        save_params(workdir / restore.BEST, params, step, keep=2)
+                        with account.during("saving"):
+                            retries = x.checkpoint.retries
+                            save_params(workdir / restore.BEST, params, step, 2, retries)
             if x.log.samples.every and due(step, x.log.samples.every, x.steps):
-                journal.sampled(step, params_of(x, state))
+                with account.during("samples"):
+                    journal.sampled(step, params_of(x, state))
             if saving or step == x.steps:
-                save(checkpoints, state, position, step, journal, best)
+                with account.during("saving"):
+                    save(checkpoints.save, state, position, step, journal, best)
         journal.flush()
-        if step < x.steps and journal.bad is None:
-            save(checkpoints, state, position, step, journal, best)
-        stream.close()
-        checkpoints.close()
+        with account.during("saving"):
+            if journal.bad is None:
+                save(checkpoints.finish, state, position, step, journal, best)
+            stream.close()
+            checkpoints.close()
+        within.close()
         journal.close(journal.step, best)
     return RESUME if step < x.steps and not best.exhausted else 0
 
@@ -314,13 +331,18 @@ def go_back(
 
 
 def save(
-    checkpoints: Any, state: State, position: int, planned: int, journal: Journal, best: Best
+    how: Callable[..., None],
+    state: State,
+    position: int,
+    planned: int,
+    journal: Journal,
+    best: Best,
 ) -> None:
-    """Starts to save the state and what lies beside it."""
+    """Saves the state and what lies beside it, by a method of `Checkpoints`."""
     facts = {**journal.beside(planned), **best.facts}
     if state.recent is not None:
         facts["recent"] = remembered(state.recent)
-    checkpoints.save(journal.step, state.replace(recent=None), position, **facts)
+    how(journal.step, state.replace(recent=None), position, **facts)
 
 
 def draw(stream: Any, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SPEEDS = ("tokens_per_second", "flops_per_second", "data_wait", "mfu")
+SPEEDS = ("tokens_per_second", "flops_per_second", "data_wait", "mfu", "goodput", "time")
 
 # `python -c DRIVER SIGNAL WHAT NUMBER train --flags` sends itself a signal at the given draw of
 # data, or at the given operation on files of the run; the audit events of the latter are also
