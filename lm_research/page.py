@@ -60,6 +60,7 @@ TIME = {
     "evaluation": "evaluating",
     "samples": "writing samples",
     "saving": "saving",
+    "profile": "tracing",
     "lost": "steps made again",
     "down": "between processes",
 }

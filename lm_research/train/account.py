@@ -18,6 +18,7 @@ PLACES = {
     "evaluation": "evaluating",
     "samples": "writing samples",
     "saving": "saving a checkpoint",
+    "profile": "ending a trace",
 }
 LOST = "lost"  # steps that were made, and had to be made again
 DOWN = "down"  # nothing ran
@@ -76,10 +77,10 @@ class Account:
         told += [facts["time"]] if "time" in facts else []
         if not told:
             return
-        last = max(told, key=lambda one: sum(one[name] for name in self.seconds))
+        last = max(told, key=lambda one: sum(one.get(name, 0.0) for name in self.seconds))
         same = facts.get("boot") == boot()
         for name in self.seconds:
-            self.seconds[name] += last[name]
+            self.seconds[name] += last.get(name, 0.0)
         since = last["clock"] if same else time.monotonic() - down
         self.seconds[DOWN] += max(0.0, self.begun - since)
         self.starts += last["starts"]

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,9 +69,14 @@ class Checkpoint:
             if value is not None and value <= 0:
                 raise UserError(f"checkpoint.{name} is {value}; it takes more than 0, or nothing")
 
-    def open(self, directory: str | Path) -> "Checkpoints":
-        """The checkpoints in a directory; nothing there changes before the first save."""
-        return Checkpoints(self, directory)
+    def open(self, directory: str | Path, **facts: Any) -> "Checkpoints":
+        """The checkpoints in a directory; nothing there changes before the first save.
+
+        Args:
+          directory: where they are.
+          **facts: what lies beside every state, as JSON has it.
+        """
+        return Checkpoints(self, directory, facts)
 
 
 class Checkpoints:
@@ -79,8 +85,9 @@ class Checkpoints:
     Opening and restoring change nothing on disk, so a run can be read while it trains.
     """
 
-    def __init__(self, settings: Checkpoint, directory: str | Path):
+    def __init__(self, settings: Checkpoint, directory: str | Path, facts: Mapping[str, Any]):
         self.settings, self.directory = settings, Path(directory).absolute()
+        self.facts = facts
         self._clock = _Clock(settings.minutes)
         self._writer: Any = None
         self._newest: int | None = None  # the step that was last handed to the writer
@@ -127,7 +134,7 @@ class Checkpoints:
             return
         import orbax.checkpoint as ocp
 
-        meta = described(step, state, {**facts, "position": position})
+        meta = described(step, state, {**self.facts, **facts, "position": position})
         self._newest = step
         try:
             self._writer = self._writer or self._open_writer(step)

@@ -1,6 +1,7 @@
 """`Experiment`: a config resolved into the objects that a run is made of."""
 
 import dataclasses
+import hashlib
 import inspect
 import re
 from collections.abc import Mapping
@@ -293,6 +294,12 @@ def experiment(given: Mapping[str, Any]) -> Experiment:
     for name in ("seed", "steps", "init", "resume"):
         config.checked(built[name], hints[name], name)
     return Experiment(**built)
+
+
+def identity(given: Mapping[str, Any]) -> str:
+    """A hash of what in a resolved config makes it another run, where it differs."""
+    lines = [line for line in config.differences({}, given) if not line.startswith(FREE)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

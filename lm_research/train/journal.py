@@ -279,8 +279,10 @@ class Journal:
             f"**{text}**{tokenizer.decode(result.tokens)}"
             for text, result in zip(settings.prompts, results)
         ]
-        with (self.workdir / SAMPLES).open("a", encoding="utf-8", newline="") as file:
-            file.write("".join(f"{HEADING}{step}\n\n{_quoted(text)}\n\n" for text in texts))
+        written = "".join(f"{HEADING}{step}\n\n{_quoted(text)}\n\n" for text in texts)
+        path = self.workdir / SAMPLES
+        with path.open("ab", buffering=0) as file:
+            log.append_bytes(path, file, written.encode())
         first = " ".join((settings.prompts[0] + tokenizer.decode(results[0].tokens)).split())
         self.progress.print(f"step {step}: sample: {first[:160]}")
 

@@ -23,7 +23,7 @@ from lm_research.train.best import Best
 from lm_research.train.checkpoint import drop_later, save_params
 from lm_research.train.divergence import recalled, remembered
 from lm_research.train.duration import PROVISIONAL, steps_of, timed
-from lm_research.train.experiment import Experiment, changed, completed, experiment
+from lm_research.train.experiment import Experiment, changed, completed, experiment, identity
 from lm_research.train.interruption import Interruption
 from lm_research.train.journal import Journal, check_samples
 from lm_research.train.profile import STEP, Profile
@@ -53,8 +53,9 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
     x = experiment(resolved).bound(data.tokenizer)
     with (
         x.mesh.activate(),
+        Profile(x.log.traced, x.steps, workdir) as profile,
         Interruption() as interruption,
-        x.checkpoint.open(workdir / "checkpoints") as checkpoints,
+        x.checkpoint.open(workdir / "checkpoints", config=identity(resolved)) as checkpoints,
         stopping(checkpoints),
         contextlib.ExitStack() as within,
     ):
@@ -63,10 +64,9 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
         state, meta = start(trainer, checkpoints, resolved)
         state, step, position, best = begun(x, state, meta, workdir)
         evaluators = {name: e.bind(x.objective, data, x.batch.size) for name, e in x.evals.items()}
-        claim(workdir, resolved)
+        claim(workdir, resolved, meta)
         journal = Journal(x, state, meta, workdir, data, checkpoints, account)
         within.enter_context(Watchdog(account, x.log.watchdog, journal.stalled))
-        profile = within.enter_context(Profile(x.log.traced, x.steps, workdir, journal.say))
         dispatch = jax.jit(functools.partial(train_steps, trainer), donate_argnums=0)
         opened = functools.partial(
             pipeline.batches,
@@ -88,7 +88,8 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
                 state, numbers = dispatch(state, mesh.place(batches, leading=1))
             step, position = step + count, position + count * x.batch.size
             journal.follow(position, indices, numbers)
-            profile.end(step, state)
+            with account.during("profile"):
+                profile.end(step, state, journal.say)
             saving, happens = checkpoints.due(step), step == next_event(x, step - 1, pause=False)
             if saving or happens:
                 journal.flush()
@@ -273,11 +274,21 @@ def refuse_other(workdir: Path, stored: Mapping[str, Any], resolved: Mapping[str
         )
 
 
-def claim(workdir: Path, resolved: Mapping[str, Any]) -> None:
-    """Makes the workdir this run's by writing its config there."""
+def claim(workdir: Path, resolved: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    """Makes the workdir this run's by writing its config there.
+
+    Raises:
+      UserError: the run has lost its config, and what lies beside its state is of another.
+    """
     path = workdir / "config.json"
     if path.is_file() and (lines := changed(restore.stored_config(workdir), resolved)):
         log.note(config_changed=lines)
+    own = identity(resolved)
+    if not path.is_file() and resolved["resume"] == "same" and meta.get("config", own) != own:
+        raise UserError(
+            f"{path} is missing, and the checkpoints beside it are of another config than this; "
+            "give theirs, or --config.resume=changed to go on with the new config"
+        )
     if jax.process_index() == 0:
         log.write_text(path, json.dumps(resolved, indent=2) + "\n")
 

@@ -31,22 +31,15 @@ class Profile:
       steps: the first and the last one to trace; None traces nothing.
       total: steps of the run.
       workdir: the run's; the trace goes under `profile`, of each process of several its own.
-      tell: prints a line.
 
     Raises:
       UserError: the run does not have that step.
     """
 
-    def __init__(
-        self,
-        steps: tuple[int, int] | None,
-        total: int,
-        workdir: Path,
-        tell: Callable[[str], None],
-    ):
+    def __init__(self, steps: tuple[int, int] | None, total: int, workdir: Path):
         if steps is not None and steps[0] > total:
             raise UserError(f"log.profile begins at step {steps[0]}, and the run has {total} steps")
-        self.steps, self.tell, self.total = steps, tell, total
+        self.steps, self.total = steps, total
         own = f"process{jax.process_index()}" if jax.process_count() > 1 else ""
         self.directory = workdir / "profile" / own
         self._made: set[int] = set()  # how many steps the dispatches had that were made
@@ -77,8 +70,8 @@ class Profile:
             jax.profiler.start_trace(self.directory, profiler_options=options)
             self._first = step + 1
 
-    def end(self, step: int, state: Any) -> None:
-        """Ends the trace, if `step` is the last of it, and tells and writes what it says."""
+    def end(self, step: int, state: Any, tell: Callable[[str], None]) -> None:
+        """Ends the trace, if `step` is the last of it; writes and tells what it says, by lines."""
         if self._first is None or step < min(self.steps[1], self.total):
             return
         jax.block_until_ready(state)
@@ -91,7 +84,7 @@ class Profile:
         log.write_text(self.directory / "profile.md", "\n".join(_markdown(found)) + "\n")
         log.note(profile=found)
         for line in (*lines, f"trace: {self.directory}, which xprof opens"):
-            self.tell(line)
+            tell(line)
 
 
 class Operations(NamedTuple):

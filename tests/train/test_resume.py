@@ -108,7 +108,8 @@ def saved(workdir: Path, step: int):
 
 def rows(workdir: Path) -> list[dict]:
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in SPEEDS} for line in lines]
+    found = [row for row in map(json.loads, lines) if row["kind"] != "waiting"]
+    return [{k: v for k, v in row.items() if k not in SPEEDS} for row in found]
 
 
 def same(workdir: Path, straight: Path, last: int) -> None:
