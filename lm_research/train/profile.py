@@ -41,7 +41,7 @@ class Profile:
             raise UserError(f"log.profile begins at step {steps[0]}, and the run has {total} steps")
         self.steps, self.total = steps, total
         own = f"process{jax.process_index()}" if jax.process_count() > 1 else ""
-        self.directory = workdir / "profile" / own
+        self.workdir, self.directory = workdir, workdir / "profile" / own
         self._made: set[int] = set()  # how many steps the dispatches had that were made
         self._first: int | None = None  # step of the trace that is going on
 
@@ -83,6 +83,8 @@ class Profile:
         log.write_text(self.directory / "profile.json", json.dumps(found, indent=2) + "\n")
         log.write_text(self.directory / "profile.md", "\n".join(_markdown(found)) + "\n")
         log.note(profile=found)
+        if jax.process_index() == 0:
+            log.write_facts(self.workdir)
         for line in (*lines, f"trace: {self.directory}, which xprof opens"):
             tell(line)
 
