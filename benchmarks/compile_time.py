@@ -37,6 +37,7 @@ def measure(execution: str, layers: int) -> dict[str, float]:
     from lm_research.models import GPT2
     from lm_research.objectives import Causal
     from lm_research.optimizers import AdamW
+    from lm_research.train.divergence import Divergence
     from lm_research.train.step import Trainer, train_step
     from lm_research.weights import Full
 
@@ -46,6 +47,7 @@ def measure(execution: str, layers: int) -> dict[str, float]:
         weights=Full(),
         optimizer=AdamW(3e-4),
         batch=types.SimpleNamespace(microbatches=1),
+        divergence=Divergence(),
         steps=1000,
         seed=0,
     )

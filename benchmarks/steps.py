@@ -31,6 +31,7 @@ SIDES = {
 def trainer(model: Any, objective: Any, rate: float) -> Any:
     """Trains all weights with AdamW at a constant rate."""
     from lm_research.optimizers import AdamW
+    from lm_research.train.divergence import Divergence
     from lm_research.train.step import Trainer
     from lm_research.weights import Full
 
@@ -41,6 +42,7 @@ def trainer(model: Any, objective: Any, rate: float) -> Any:
             weights=Full(),
             optimizer=AdamW(rate, shape="constant"),
             batch=types.SimpleNamespace(microbatches=1),
+            divergence=Divergence(),
             steps=1000,
             seed=0,
         )

@@ -18,9 +18,19 @@ from lm_research.errors import UserError
 
 TOP = (
     "model objective data weights optimizer evals mesh seed steps batch init resume checkpoint log "
-    "reductions"
+    "divergence reductions"
 ).split()
-OPTIONAL = {"reductions": "fast"}  # what a config file need not declare
+
+# What a config file need not declare: scalars, sections, and fields of them, that `--config.FIELD`
+# replaces all the same, with their defaults; a type stands for an unset one.
+OPTIONAL = {"reductions": "fast"}
+UNDECLARED = ("divergence",)
+FIELDS = {
+    "divergence": {"policy": "stop", "spike": float, "back": 1, "limit": 10},
+    "checkpoint": {"retries": 5},
+    "log": {"watchdog": 120.0, "profile": str},
+    "mesh": {"expert": 1, "sequence": 1, "pipeline": 1, "slices": 1},
+}
 
 
 def knobs(text: str | None, /, **defaults) -> types.SimpleNamespace:

@@ -1,6 +1,7 @@
 """What a run says of itself: numbers, facts, fallbacks, a progress bar and a page of curves."""
 
 import contextlib
+import errno
 import importlib.metadata
 import json
 import math
@@ -8,14 +9,17 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from lm_research.errors import UserError
 
+METRICS = "metrics.jsonl"
+PAUSES = (1, 2, 4, 8, 16)  # seconds between tries to write on a disk that is full
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets"),
     *("tokenizers", "safetensors", "numpy"),
@@ -89,11 +93,51 @@ def write_bytes(path: Path, content: bytes) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".tmp")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+
+    def write() -> None:
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            partial.unlink(missing_ok=True)  # half of it would take up a full disk
+            raise
+
+    patiently(write, path)
     os.replace(partial, path)
+
+
+def append_bytes(path: Path, file: BinaryIO, content: bytes) -> None:
+    """Appends all of `content` to an unbuffered file, or nothing of it."""
+    end = file.seek(0, os.SEEK_END)
+
+    def write() -> None:
+        left = memoryview(content)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(end)
+            raise
+
+    patiently(write, path)
+
+
+def patiently(write: Callable[[], None], path: Path) -> None:
+    """`write()`, and on a full disk again, after pauses in which there may be space again.
+
+    Raises:
+      OSError: the disk stays full, or something else is wrong; names the file.
+    """
+    for pause in (*PAUSES, None):
+        try:
+            return write()
+        except OSError as error:
+            if pause is None or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise OSError(error.errno, error.strerror, str(path)) from error
+            fallback(f"to write {path}", f"another try in {pause} s", error.strerror)
+        time.sleep(pause)
 
 
 def write_facts(workdir: Path, **more: Any) -> None:
@@ -123,8 +167,9 @@ class Log:
 
     def __init__(self, workdir: Path, tensorboard: bool = True):
         self.workdir, self.tensorboard = Path(workdir), tensorboard
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
         self._board: Any = None
+        self._lock = threading.Lock()  # a watchdog writes, too
         self._purge: int | None = None
 
     def write(self, step: int, numbers: Mapping[str, Any], kind: str = "train") -> None:
@@ -140,21 +185,29 @@ class Log:
         row = {"step": int(step), "kind": kind, **_plain(numbers)}
         if lost := [name for name, value in row.items() if value is None]:
             row["nonfinite"] = lost
-        if self._file is None:
-            self.workdir.mkdir(parents=True, exist_ok=True)
-            self._file = _metrics(self.workdir).open("a", encoding="utf-8")
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
-        self._write_board(step, row, kind)
+        with self._lock:
+            if self._file is None:
+                self.workdir.mkdir(parents=True, exist_ok=True)
+                self._file = _metrics(self.workdir).open("ab", buffering=0)
+            line = json.dumps(row, allow_nan=False) + "\n"
+            append_bytes(_metrics(self.workdir), self._file, line.encode())
+            self._write_board(step, row, kind)
 
-    def resume(self, step: int) -> None:
-        """Drops the rows after `step`, and a last line that a crash tore, as if never written."""
+    def resume(self, step: int, position: int = 0) -> None:
+        """Drops the rows after `step`, and a last line that a crash tore, as if never written.
+
+        Args:
+          step: from which the run goes on.
+          position: in the data, where it does: rows with a `position` are of a batch, and stay if
+            it comes before.
+        """
         self.close()
         self._purge = step + 1
         path = _metrics(self.workdir)
         if not path.exists():
             return
-        kept = [line for line, row in _lines(path) if row["step"] <= step]
+        stays = lambda row: row["position"] < position if "position" in row else row["step"] <= step
+        kept = [line for line, row in _lines(path) if stays(row)]
         write_text(path, "".join(line + "\n" for line in kept))
 
     def close(self) -> None:
@@ -276,7 +329,7 @@ def report(workdir: Path) -> None:
 
 
 def _metrics(workdir: Path) -> Path:
-    return workdir / "metrics.jsonl"
+    return workdir / METRICS
 
 
 def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -50,6 +50,22 @@ pre { margin: 0 0 1.5rem; padding: .75rem 1rem; border-left: 2px solid var(--rul
 """
 
 
+# Facts that have a place of their own on the page.
+SHOWN = ("fallbacks", "time", "profile", "goodput", "boot")
+# What a run's time went into, and what it is called.
+TIME = {
+    "steps": "steps that count",
+    "start": "starting and compiling",
+    "data": "waiting for data",
+    "evaluation": "evaluating",
+    "samples": "writing samples",
+    "saving": "saving",
+    "profile": "tracing",
+    "lost": "steps made again",
+    "down": "between processes",
+}
+
+
 def page(
     name: str,
     rows: list[Row],
@@ -59,17 +75,19 @@ def page(
 ) -> str:
     """The page of the run called `name`, from what its workdir holds, for light and dark."""
     train = [row for row in rows if row.get("kind") == "train"]
-    heldout = [row for row in rows if row.get("kind") != "train"]
+    heldout = [row for row in rows if row.get("kind") == "eval"]
     body = [
         f"<h1>{_text(name)}</h1>",
         _status(train, rows, config),
         _key_numbers(train, heldout),
         _warnings(rows, facts),
         _curves(train, heldout, facts),
+        _section("Time", _time(train, facts)),
+        _section("Profile", _profile(facts.get("profile"))),
         _section("Held out", _heldout_table(heldout)),
         _section("Samples", _samples(samples)),
         _section("Config", _tables(config)),
-        _section("Facts", _tables({k: v for k, v in facts.items() if k != "fallbacks"})),
+        _section("Facts", _tables({k: v for k, v in facts.items() if k not in SHOWN})),
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -155,6 +173,43 @@ def _heldout_table(heldout: list[Row]) -> str:
     return (
         f'<div class="scroll"><table class="numbers"><thead><tr>{heads}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _time(train: list[Row], facts: Mapping[str, Any]) -> str:
+    """What the time since the first start went into, restarts included."""
+    told = [row["time"] for row in train if "time" in row] + [facts.get("time") or {}]
+    seconds = lambda one: {name: one.get(name, 0.0) for name in TIME}
+    last = max(told, key=lambda one: sum(seconds(one).values()))
+    whole = sum(seconds(last).values())
+    if not whole:
+        return ""
+    lines = (
+        f"<tr><th>{_text(TIME[name])}</th><td>{value:,.1f} s</td><td>{value / whole:.1%}</td></tr>"
+        for name, value in seconds(last).items()
+    )
+    starts = last.get("starts", 1)
+    return (
+        f"<p>Goodput {last.get('steps', 0.0) / whole:.1%}: the share of steps that count in "
+        f"{whole:,.1f} s since the first of {starts} start{'s' * (starts > 1)}</p>"
+        f'<div class="scroll"><table class="numbers"><tbody>{"".join(lines)}</tbody></table></div>'
+    )
+
+
+def _profile(found: Mapping[str, Any] | None) -> str:
+    """The last trace: shares of the time, and the costliest operations."""
+    if not found:
+        return ""
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in found["shares"].items())
+    lines = (
+        f"<tr><th>{_text(one['operation'])}</th><td>{one['milliseconds_per_step']:.3f} ms</td>"
+        f"<td>{one['share']:.1%}</td></tr>"
+        for one in found["costliest"]
+    )
+    return (
+        f"<p>Steps {found['first']:,} to {found['last']:,}, "
+        f"{found['milliseconds_per_step']:.3f} ms each: {_text(shares)}</p>"
+        f'<div class="scroll"><table class="numbers"><tbody>{"".join(lines)}</tbody></table></div>'
     )
 
 

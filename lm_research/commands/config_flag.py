@@ -1,6 +1,5 @@
 """The flag --config: a config file, its knobs, the fields to replace; mistakes are one line."""
 
-import dataclasses
 import re
 import sys
 import traceback
@@ -10,9 +9,10 @@ from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import placeholder
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from lm_research.config import OPTIONAL, known
+from lm_research.config import FIELDS, OPTIONAL, UNDECLARED, known
 from lm_research.errors import UserError
 
 flags.disclaim_key_flags()  # the flag belongs to the command that defines it
@@ -81,21 +81,15 @@ def loaded(argument: str) -> ConfigDict:
             f"get_config of {path} returns {type(config).__name__}; "
             "it takes an ml_collections.ConfigDict"
         )
-    return filled(config)
-
-
-def filled(config: ConfigDict) -> ConfigDict:
-    """With what a file need not declare, so that the command line can replace it all the same."""
-    from lm_research.mesh import Mesh  # and with it JAX
-
-    sizes = {field.name: field.default for field in dataclasses.fields(Mesh) if field.type is int}
-    sections = [(config, OPTIONAL)]
-    if isinstance(config.get("mesh"), ConfigDict):
-        sections.append((config.mesh, sizes))
-    for section, defaults in sections:
-        for name, value in defaults.items():
-            if name not in section:
-                section[name] = value
+    with config.unlocked():
+        for name in UNDECLARED:
+            config[name] = config.get(name, ConfigDict())
+        sections = [(config, OPTIONAL)]
+        sections += [(config.get(name), fields) for name, fields in FIELDS.items()]
+        for section, fields in sections:
+            for field, value in fields.items() if isinstance(section, ConfigDict) else ():
+                if field not in section:
+                    section[field] = placeholder(value) if isinstance(value, type) else value
     return config
 
 

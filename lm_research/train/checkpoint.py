@@ -9,18 +9,20 @@ import contextlib
 import dataclasses
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from lm_research import log, tree
+from lm_research import config, log, tree
 from lm_research.errors import Stopped, UserError
 from lm_research.train.stored import Damaged, described, hush, quiet, read, reason
 
 Tree = Any
 
+DROPPED = ".dropped"  # behind the name of a step that is being removed
 SHARED = 2**20  # bytes of an array, from which on the devices that hold copies share its writing
 
 
@@ -37,6 +39,8 @@ class Checkpoint:
         directory of their own, and are what the run is opened with.
       better: which values of it are.
       patience: the run ends after so many evaluations without a better one; None never does.
+      retries: so many times in a row a save that failed, as on a full disk, is made again: after 1,
+        2, 4, ... seconds, in which the run goes on. Then it stops; of several processes at once.
     """
 
     every: int = 1000
@@ -46,8 +50,10 @@ class Checkpoint:
     best: str | None = None
     better: Literal["higher", "lower"] = "higher"
     patience: int | None = None
+    retries: int = 5
 
     def __post_init__(self):
+        config.at_least(self, "checkpoint", 0, "retries")
         if self.patience is not None and (self.best is None or self.patience < 1):
             raise UserError(
                 f"checkpoint.patience is {self.patience}; it takes 1 or more, beside a metric in "
@@ -63,9 +69,14 @@ class Checkpoint:
             if value is not None and value <= 0:
                 raise UserError(f"checkpoint.{name} is {value}; it takes more than 0, or nothing")
 
-    def open(self, directory: str | Path) -> "Checkpoints":
-        """The checkpoints in a directory; nothing there changes before the first save."""
-        return Checkpoints(self, directory)
+    def open(self, directory: str | Path, **facts: Any) -> "Checkpoints":
+        """The checkpoints in a directory; nothing there changes before the first save.
+
+        Args:
+          directory: where they are.
+          **facts: what lies beside every state, as JSON has it.
+        """
+        return Checkpoints(self, directory, facts)
 
 
 class Checkpoints:
@@ -74,12 +85,16 @@ class Checkpoints:
     Opening and restoring change nothing on disk, so a run can be read while it trains.
     """
 
-    def __init__(self, settings: Checkpoint, directory: str | Path):
+    def __init__(self, settings: Checkpoint, directory: str | Path, facts: Mapping[str, Any]):
         self.settings, self.directory = settings, Path(directory).absolute()
+        self.facts = facts
         self._clock = _Clock(settings.minutes)
         self._writer: Any = None
         self._newest: int | None = None  # the step that was last handed to the writer
         self._bad: dict[int, str] = {}  # steps that could not be restored, and why
+        self._failures = 0  # in a row
+        self._again: float | None = None  # when to make the last of them good
+        self._problem = ""  # of it
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -97,7 +112,8 @@ class Checkpoints:
         if self._writer is not None and not self._writer.is_saving_in_progress():
             self.wait()
         every = self.settings.every
-        return bool(every and step % every == 0) or self._clock.due(step)
+        again = self._again is not None and time.monotonic() >= self._again
+        return bool(every and step % every == 0) or self._clock.due(step) or again
 
     def save(self, step: int, state: Tree, position: int, **facts: Any) -> None:
         """Starts to save; returns when `state` may be donated. A step that is saved stays as it is.
@@ -109,15 +125,16 @@ class Checkpoints:
           **facts: more to keep beside the state, as JSON has it.
 
         Raises:
-          Stopped: this save or the one before cannot be written.
+          Stopped: this save or the one before cannot be written, for the last time.
           UserError: the directory holds good checkpoints of later steps.
         """
         self.wait()
+        self._again = None
         if step == self._newest:
             return
         import orbax.checkpoint as ocp
 
-        meta = described(step, state, {**facts, "position": position})
+        meta = described(step, state, {**self.facts, **facts, "position": position})
         self._newest = step
         try:
             self._writer = self._writer or self._open_writer(step)
@@ -130,8 +147,17 @@ class Checkpoints:
                 force=True,
             )
         except (OSError, ValueError, RuntimeError) as error:
-            self._stop(error)
+            self._failed(error)
         self._clock.restart(step)
+
+    def finish(self, step: int, state: Tree, position: int, **facts: Any) -> None:
+        """`save`, until it is on disk."""
+        self.save(step, state, position, **facts)
+        self.wait()
+        while self._again is not None:
+            time.sleep(max(0.0, self._again - time.monotonic()))
+            self.save(step, state, position, **facts)
+            self.wait()
 
     def wait(self) -> None:
         """Returns when nothing is being saved.
@@ -143,7 +169,9 @@ class Checkpoints:
             try:
                 self._writer.wait_until_finished()
             except Exception as error:
-                self._stop(error)
+                self._failed(error)
+            else:
+                self._failures, self._again = 0, None
 
     def close(self) -> None:
         """Waits, and lets go of Orbax's threads; a later save starts them again.
@@ -152,6 +180,8 @@ class Checkpoints:
           Stopped: the save has failed.
         """
         self.wait()
+        if self._again is not None:
+            raise Stopped(self._problem)
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -166,30 +196,38 @@ class Checkpoints:
             return f"there is no good checkpoint in {self.directory}"
         return f"the last good checkpoint is step {steps[-1]} in {self.directory}"
 
-    def restore(self, abstract: Tree, partial: bool = False) -> tuple[Tree, dict[str, Any]] | None:
+    def restore(
+        self, abstract: Tree, partial: bool = False, last: int | None = None
+    ) -> tuple[Tree, dict[str, Any]] | None:
         """The newest state that is whole, and what lies beside it; None where nothing was saved.
 
         Args:
           abstract: tree of shapes and dtypes with the shardings to restore to, whatever they were.
           partial: `abstract` names only some of the leaves; the others are not read.
+          last: the newest step that will do.
 
         Raises:
           UserError: every checkpoint is damaged, or they hold other leaves, shapes or dtypes.
         """
         self.wait()
-        steps = _agreed_steps(self.directory)
+        steps = [s for s in _agreed_steps(self.directory) if last is None or s <= last]
         with quiet():
             result = self._newest_whole(steps, abstract, partial)
         if result is None and steps:
             reasons = "; ".join(f"step {step}: {why}" for step, why in self._bad.items())
             raise UserError(f"no checkpoint in {self.directory} can be restored: {reasons}")
+        self._newest = None if result is None else result[1]["step"]
         if result is None:
             return None
-        self._newest = result[1]["step"]
         for bad in (step for step in steps if step > self._newest):
             asked, got = f"the checkpoint of step {bad}", f"that of step {self._newest}"
             log.fallback(f"{asked} in {self.directory}", got, self._bad[bad])
         return result
+
+    def drop_later(self, step: int) -> None:
+        """Drops the checkpoints of later steps, which a run that goes back to `step` makes anew."""
+        self.close()
+        drop_later(self.directory, step)
 
     def _newest_whole(self, steps: list[int], abstract: Tree, partial: bool):
         for step in reversed(steps):
@@ -236,7 +274,12 @@ class Checkpoints:
         handlers.add("meta", ocp.args.JsonSave, ocp.JsonCheckpointHandler())
         return ocp.CheckpointManager(self.directory, options=options, handler_registry=handlers)
 
-    def _stop(self, error: Exception) -> None:
+    def _failed(self, error: Exception) -> None:
+        """Removes what a save left that failed, and says when to make it again.
+
+        Raises:
+          Stopped: it has failed too often.
+        """
         writer, self._writer = self._writer, None
         step, self._newest = self._newest, None
         if writer is not None:
@@ -244,9 +287,14 @@ class Checkpoints:
                 writer.close()
         if jax.process_index() == 0:
             _remove_partial(self.directory)
-        raise Stopped(
-            f"the checkpoint of step {step} cannot be written: {reason(error)}; {self.last_good()}"
-        ) from error
+        what = f"the checkpoint of step {step}"
+        self._problem = f"{what} cannot be written: {reason(error)}; {self.last_good()}"
+        if jax.process_count() > 1 or self._failures == self.settings.retries:
+            raise Stopped(self._problem) from error
+        pause = 2**self._failures
+        self._failures += 1
+        self._again = time.monotonic() + pause
+        log.fallback(what, f"another save in {pause} s", reason(error))
 
 
 def load_params(directory: str | Path, abstract: Tree) -> tuple[Tree, dict[str, Any]]:
@@ -269,13 +317,23 @@ def load_params(directory: str | Path, abstract: Tree) -> tuple[Tree, dict[str, 
 def drop_later(directory: str | Path, step: int) -> None:
     """Drops the checkpoints of later steps, which a run that goes on from `step` makes anew."""
     if jax.process_index() == 0:
-        for later in _steps(Path(directory)):
+        # From the newest on, and each all at once: a run that is killed here goes on from the rest.
+        for later in reversed(_steps(Path(directory))):
             if later > step:
-                shutil.rmtree(Path(directory) / str(later))
+                dropped = Path(directory) / f"{later}{DROPPED}"
+                (Path(directory) / str(later)).rename(dropped)
+                shutil.rmtree(dropped)
+        for left in Path(directory).glob(f"*{DROPPED}"):
+            shutil.rmtree(left)
 
 
 def save_params(
-    directory: str | Path, params: Tree, step: int = 0, keep: int = 3, **facts: Any
+    directory: str | Path,
+    params: Tree,
+    step: int = 0,
+    keep: int = 3,
+    retries: int = 0,
+    **facts: Any,
 ) -> None:
     """Saves parameters alone, and returns when they are on disk.
 
@@ -284,14 +342,15 @@ def save_params(
       params: what to save.
       step: what to call it.
       keep: how many of the newest stay.
+      retries: how often to try again.
       **facts: more to keep beside them.
 
     Raises:
       Stopped: they cannot be written.
       UserError: the directory holds checkpoints of later steps.
     """
-    with Checkpoint(keep=keep).open(directory) as checkpoints:
-        checkpoints.save(step, {"trained": params}, 0, **facts)
+    with Checkpoint(keep=keep, retries=retries).open(directory) as checkpoints:
+        checkpoints.finish(step, {"trained": params}, 0, **facts)
 
 
 class _Clock:

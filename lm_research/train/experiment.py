@@ -1,8 +1,10 @@
 """`Experiment`: a config resolved into the objects that a run is made of."""
 
 import dataclasses
+import hashlib
 import inspect
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -12,6 +14,7 @@ from lm_research import config, data, evals, layers, mesh, models, objectives, o
 from lm_research.errors import UserError
 from lm_research.infer.sample import Sampler
 from lm_research.train.checkpoint import Checkpoint
+from lm_research.train.divergence import Divergence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +75,32 @@ class Logging:
       every: steps between rows of metrics.
       tensorboard: whether rows go there, too.
       samples: texts that it writes.
+      watchdog: seconds in one place after which the run says where it waits; 0 never does.
+      profile: `START:STEPS`, the first step of a trace and how many it is of.
     """
 
     every: int = 10
     tensorboard: bool = True
     samples: Samples = Samples()
+    watchdog: float = 120.0
+    profile: str | None = None
 
     def __post_init__(self):
         config.at_least(self, "log", 1, "every")
+        config.at_least(self, "log", 0, "watchdog")
+        if self.profile is not None and not re.fullmatch(r"0*[1-9]\d*:0*[1-9]\d*", self.profile):
+            raise UserError(
+                f"log.profile is {self.profile!r}; it takes START:STEPS, such as 100:5: the first "
+                "step to trace and how many, both from 1 on"
+            )
+
+    @property
+    def traced(self) -> tuple[int, int] | None:
+        """The first and the last step of the trace."""
+        if self.profile is None:
+            return None
+        first, count = map(int, self.profile.split(":"))
+        return first, first + count - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +122,7 @@ class Experiment:
       resume: whether a run with another config may be continued.
       checkpoint: when to save and what to keep.
       log: what to write.
+      divergence: what to do when a loss is not finite, or leaps.
       reductions: `fast`, or `ordered`: the same bits whatever the number of devices that share the
         batch out, for copies of the gradient.
     """
@@ -119,6 +141,7 @@ class Experiment:
     resume: Literal["same", "changed"]
     checkpoint: Checkpoint
     log: Logging
+    divergence: Divergence
     reductions: Literal["fast", "ordered"] = "fast"
 
     def __post_init__(self):
@@ -132,6 +155,13 @@ class Experiment:
             raise UserError(
                 f"checkpoint.best is {best!r}; it takes one of the evaluators, "
                 f"{', '.join(self.evals) or 'of which there are none'}, a slash and a metric"
+            )
+        every, back = self.checkpoint.every, self.divergence.back
+        needed = -(-back // every) + 1 if every and self.divergence.policy == "back" else 1
+        if self.checkpoint.keep < needed:
+            raise UserError(
+                f"divergence.back is {back}, and of the checkpoints of every {every} steps only "
+                f"{self.checkpoint.keep} are kept; checkpoint.keep takes {needed} or more"
             )
         if reason := self.objective.refusal(self.model):
             kind = type(self.objective).__name__
@@ -166,7 +196,13 @@ class Experiment:
 
 
 # Sections of one kind need not name it.
-KINDS = {"mesh": "Mesh", "batch": "Batch", "checkpoint": "Checkpoint", "log": "Logging"}
+KINDS = {
+    "mesh": "Mesh",
+    "batch": "Batch",
+    "checkpoint": "Checkpoint",
+    "log": "Logging",
+    "divergence": "Divergence",
+}
 
 # What the kinds of these sections come from.
 PACKAGES = {
@@ -190,7 +226,9 @@ CONTENTS = {
     for package in (layers, data, models, objectives, optimizers, weights, evals)
     for name in package.__all__
     if name[0].isupper()
-} | {thing.__name__: thing for thing in (mesh.Mesh, Batch, Samples, Logging, Checkpoint)}
+} | {
+    thing.__name__: thing for thing in (mesh.Mesh, Batch, Samples, Logging, Checkpoint, Divergence)
+}
 
 
 def completed(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,11 +240,11 @@ def completed(given: Mapping[str, Any]) -> dict[str, Any]:
     given = config.plain(given)
     for name in given:
         config.known(name, config.TOP, "config section")
-    optional = ("init", "resume", "steps", *config.OPTIONAL)
+    optional = ("init", "resume", "steps", *config.OPTIONAL, *config.UNDECLARED)
     missing = [name for name in config.TOP if name not in given and name not in optional]
     if missing:
         raise UserError(f"the config lacks {', '.join(missing)}")
-    result = {"init": None, "resume": "same", **config.OPTIONAL, **given}
+    result = {"init": None, "resume": "same", **_with_optional(given)}
     for name in config.TOP:
         if name not in SCALARS and not isinstance(result[name], Mapping):
             raise UserError(f"{name} is {result[name]!r}; it takes a section: a mapping of fields")
@@ -261,13 +299,31 @@ def experiment(given: Mapping[str, Any]) -> Experiment:
       UserError: anything that the config cannot mean.
     """
     hints = {field.name: field.type for field in dataclasses.fields(Experiment)}
+    given = _with_optional(given)
     built = {name: part(given, name) for name in config.TOP}
     for name in SCALARS:
         config.checked(built[name], hints[name], name)
     return Experiment(**built)
 
 
+def identity(given: Mapping[str, Any]) -> str:
+    """A hash of what in a resolved config makes it another run, where it differs."""
+    lines = [line for line in config.differences({}, given) if not line.startswith(FREE)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines for what differs between two resolved configs and makes them different runs."""
-    lines = config.differences({**config.OPTIONAL, **old}, new)
+    lines = config.differences(_with_optional(old), _with_optional(new))
     return [line for line in lines if not line.split(":")[0].startswith(FREE)]
+
+
+def _with_optional(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with what it need not declare, such as one that was stored before there was this."""
+    result = {**config.OPTIONAL, **given}
+    for name in config.UNDECLARED:
+        fields = config.FIELDS[name].items()
+        known = {field: value for field, value in fields if not isinstance(value, type)}
+        if isinstance(found := given.get(name, {}), Mapping):
+            result[name] = {"kind": KINDS[name], **known, **found}
+    return result

@@ -2,8 +2,9 @@
 
 import math
 import re
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,9 +20,11 @@ from lm_research.infer.decode import generate
 from lm_research.infer.sample import Sampler
 from lm_research.infer.text import request
 from lm_research.models import EncoderDecoder, TextEmbedder
+from lm_research.train.account import Account, boot, silent
 from lm_research.train.best import Best
 from lm_research.train.experiment import Experiment
 from lm_research.train.flops import CONVENTION, active_share, flops_per_token, peak_flops
+from lm_research.train.profile import DATA
 from lm_research.train.step import State
 
 T = TypeVar("T")
@@ -34,7 +37,7 @@ BESIDE = {("start", "end"): " --pair='...'", ("choice",): " --choice='...' --cho
 class Dispatch(NamedTuple):
     """Steps that the device was given and whose numbers nobody has read yet."""
 
-    last: int
+    position: int  # in the data, after them
     indices: np.ndarray  # [steps, B]
     numbers: dict[str, jax.Array]  # [steps] each
 
@@ -45,9 +48,22 @@ class Journal:
     Every process calls the same methods; the first one writes and prints.
     """
 
-    def __init__(self, x: Experiment, state: State, workdir: Path, data: Any, checkpoints: Any):
+    def __init__(
+        self,
+        x: Experiment,
+        state: State,
+        meta: Mapping[str, Any],
+        workdir: Path,
+        data: Any,
+        checkpoints: Any,
+        account: Account,
+    ):
+        self.account = account
         self.x, self.workdir, self.data, self.checkpoints = x, workdir, data, checkpoints
         self.pending: Dispatch | None = None
+        self.step = int(state.step)  # updates whose numbers have been read
+        self.skipped: list[dict[str, Any]] = list(meta.get("skipped", ()))
+        self.bad: dict[str, Any] | None = None  # the batch from which the run has to go back
         self.waited, self.read_at = 0.0, time.monotonic()
         self.held_out: dict[str, float] = {}
         params = jax.eval_shape(x.weights.join, state.trained, state.held)
@@ -58,12 +74,14 @@ class Journal:
         share = active_share(x.model)
         self.flops = flops_per_token(params, x.objective.length, tied, share)
         self.peak = peak_flops()
-        self.first = int(state.step)
+        self.first = self.step
         self.tells = jax.process_index() == 0
         if not self.tells:
             return
         self.log = log.Log(workdir, x.log.tensorboard)
-        self.log.resume(self.first)
+        metrics = workdir / log.METRICS
+        account.carry(log.rows(workdir), log.stored_facts(workdir), self.first, silent(metrics))
+        self.log.resume(self.first, meta["position"])
         drop_samples(workdir / SAMPLES, self.first)
         self.progress = log.Progress(x.steps, self.first, self.tokens_per_step)
         self._facts(params, tree.count(state.trained))
@@ -84,6 +102,8 @@ class Journal:
             devices=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             backend=jax.default_backend(),
             mesh=sizes,
+            time=self.account.told()["time"],
+            boot=boot(),
             unused_sharding_rules=self.x.mesh.unused(letters, sizes),
             mfu="of the dense bfloat16 peak"
             if self.peak
@@ -99,13 +119,14 @@ class Journal:
     def timed(self, wait: Callable[..., T], *arguments: Any) -> T:
         """`wait(*arguments)`; its time counts as waiting for data."""
         before = time.monotonic()
-        result = wait(*arguments)
+        with self.account.during("data"), jax.profiler.TraceAnnotation(DATA):
+            result = wait(*arguments)
         self.waited += time.monotonic() - before
         return result
 
-    def follow(self, last: int, indices: np.ndarray, numbers: dict[str, jax.Array]) -> None:
-        """Takes note of a dispatch that ends at step `last`, and reads the one before it."""
-        previous, self.pending = self.pending, Dispatch(last, indices, numbers)
+    def follow(self, position: int, indices: np.ndarray, numbers: dict[str, jax.Array]) -> None:
+        """Takes note of a dispatch that ends at `position`, and reads the one before it."""
+        previous, self.pending = self.pending, Dispatch(position, indices, numbers)
         if previous is not None:
             self._read(previous)
 
@@ -116,7 +137,13 @@ class Journal:
             self._read(previous)
 
     def _read(self, dispatch: Dispatch) -> None:
+        if self.bad is not None:
+            return  # what comes after it does not count
         numbers = {name: np.asarray(values) for name, values in dispatch.numbers.items()}
+        skipped = numbers.pop("skipped", None)
+        told = self.account.told()
+        if self.account.now[0] == "start":
+            self.account.switch("steps")
         count = len(dispatch.indices)
         now = time.monotonic()
         seconds, self.read_at = now - self.read_at, now
@@ -127,23 +154,92 @@ class Journal:
             speed["mfu"] = rate * self.flops / self.peak
         self.waited = 0.0
         for i in range(count):
-            step = dispatch.last - count + i + 1
+            step = self.step + 1
             row = {name: float(values[i]) for name, values in numbers.items()}
-            if not math.isfinite(row["loss"]) or not math.isfinite(row["gradient_norm"]):
-                if self.tells:
-                    self.log.write(step, row)
-                raise Stopped(self._diverged(step, row, dispatch.indices[i]))
+            finite = math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"])
+            if not finite if skipped is None else skipped[i]:
+                position = dispatch.position - (count - i) * self.x.batch.size
+                self._pass_over(step, position, row, dispatch.indices[i])
+                if self.bad is not None:
+                    return
+                continue
+            self.step = step
             if self.tells and (step % self.x.log.every == 0 or step in (1, self.x.steps)):
-                self.log.write(step, row | speed)
+                self.log.write(step, row | speed | told)
         if self.tells:
-            self.progress.update(dispatch.last, row["loss"], speed["data_wait"])
+            self.progress.update(self.step, row["loss"], speed["data_wait"])
 
-    def _diverged(self, step: int, row: dict[str, float], indices: np.ndarray) -> str:
-        return (
-            f"at step {step} the loss is {row['loss']} and the gradient's norm "
-            f"{row['gradient_norm']}, on the examples with indices {indices.tolist()}; "
-            f"{self.checkpoints.last_good()}"
-        )
+    def _pass_over(
+        self, step: int, position: int, row: dict[str, float], indices: np.ndarray
+    ) -> None:
+        """Does with a batch, from which update `step` was to be made, what `divergence` says.
+
+        Raises:
+          Stopped: the run is to stop, or has passed over enough of them.
+        """
+        settings = self.x.divergence
+        found = f"the loss is {row['loss']} and the gradient's norm {row['gradient_norm']}"
+        if settings.policy == "stop" or len(self.skipped) == settings.limit:
+            if self.tells:
+                self.log.write(step, row)
+            enough = "" if settings.policy == "stop" else " (divergence.limit)"
+            many = f", after {len(self.skipped)} others were passed over{enough}"
+            raise Stopped(
+                f"at step {step} {found}, on the examples with indices {indices.tolist()}"
+                f"{many if self.skipped else ''}; {self.checkpoints.last_good()}"
+            )
+        entry = {"step": step, "position": position}
+        self.skipped.append(entry)
+        found += f", on the batch at {position} of the data ({len(self.skipped)} of at most "
+        found += f"{settings.limit})"
+        if settings.policy == "back":
+            self.bad = {**entry, **row, "found": found}
+        elif self.tells:
+            self.log.write(step, {**entry, **row}, "skipped")
+            self._tell_skipped(f"step {step}: {found}: skipped")
+
+    def went_back(self, step: int) -> None:
+        """Drops what was told of the steps after `step`, from which the run goes on."""
+        bad, self.bad, self.pending = self.bad, None, None
+        self.step, self.skipped[-1]["back_to"] = step, step
+        self.read_at = time.monotonic()
+        if self.tells:
+            self.account.redo(log.rows(self.workdir), step)
+            self.log.resume(step, bad["position"])
+            drop_samples(self.workdir / SAMPLES, step)
+            row = {name: value for name, value in bad.items() if name != "found"}
+            self.log.write(bad["step"], {**row, "back_to": step}, "skipped")
+            self._tell_skipped(
+                f"step {bad['step']}: {bad['found']}: back to step {step}, and on after that batch"
+            )
+
+    def _tell_skipped(self, line: str) -> None:
+        log.note(skipped=self.skipped)
+        log.write_facts(self.workdir)
+        self.progress.print(line)
+
+    def beside(self, planned: int) -> dict[str, Any]:
+        """What of this to keep beside the state of `step`, where the next event is that of a plan.
+
+        Args:
+          planned: the step that the run would be at without the batches that were skipped since
+            the last event: where it stops next hangs on it.
+        """
+        facts = {"skipped": self.skipped} if self.skipped else {}
+        return {**facts, "planned": planned} if planned != self.step else facts
+
+    def say(self, line: str) -> None:
+        """Prints a line, on one process."""
+        if self.tells:
+            self.progress.print(line)
+
+    def stalled(self, what: str, seconds: float, line: str) -> None:
+        """Says where the run waits, and records it; from a thread of its own."""
+        if not self.tells:
+            print(f"process {jax.process_index()}: {line}", file=sys.stderr, flush=True)
+            return
+        self.progress.print(line)
+        self.log.write(self.step, {"waiting": what, "seconds": seconds, "where": line}, "waiting")
 
     def evaluated(self, step: int, name: str, numbers: dict[str, float]) -> None:
         """Records what an evaluator found."""
@@ -183,8 +279,10 @@ class Journal:
             f"**{text}**{tokenizer.decode(result.tokens)}"
             for text, result in zip(settings.prompts, results)
         ]
-        with (self.workdir / SAMPLES).open("a", encoding="utf-8", newline="") as file:
-            file.write("".join(f"{HEADING}{step}\n\n{_quoted(text)}\n\n" for text in texts))
+        written = "".join(f"{HEADING}{step}\n\n{_quoted(text)}\n\n" for text in texts)
+        path = self.workdir / SAMPLES
+        with path.open("ab", buffering=0) as file:
+            log.append_bytes(path, file, written.encode())
         first = " ".join((settings.prompts[0] + tokenizer.decode(results[0].tokens)).split())
         self.progress.print(f"step {step}: sample: {first[:160]}")
 
@@ -196,6 +294,8 @@ class Journal:
         self.progress.close()
         if best.value is not None:
             log.note(best={"metric": best.settings.best, "value": best.value, "step": best.step})
+        told = self.account.told()
+        log.note(goodput=told["goodput"], time=told["time"])
         log.write_facts(self.workdir)
         log.report(self.workdir)
         facts = self.data.facts

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,18 @@ from lm_research.hub import adapter
 from lm_research.models import ClassWriter
 from lm_research.optimizers.averaged import evaluated
 from lm_research.train import ordered, restore
+from lm_research.train.account import Account
 from lm_research.train.best import Best
 from lm_research.train.checkpoint import drop_later, save_params
+from lm_research.train.divergence import recalled, remembered
 from lm_research.train.duration import PROVISIONAL, steps_of, timed
-from lm_research.train.experiment import Experiment, changed, completed, experiment
+from lm_research.train.experiment import Experiment, changed, completed, experiment, identity
 from lm_research.train.interruption import Interruption
 from lm_research.train.journal import Journal, check_samples
+from lm_research.train.profile import STEP, Profile
 from lm_research.train.step import State, Trainer, train_steps
 from lm_research.train.verified import standing
+from lm_research.train.watchdog import Watchdog
 
 RESUME = 75  # exit status of a run that was told to stop and can go on: EX_TEMPFAIL
 LINES = 10  # at most so many differences are told
@@ -44,13 +48,16 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
     Raises:
       UserError: anything that the config, its files or the machine cannot do.
     """
+    account = Account()
     resolved, data = prepare(given, workdir)
     x = experiment(resolved).bound(data.tokenizer)
     with (
         x.mesh.activate(),
+        Profile(x.log.traced, x.steps, workdir) as profile,
         Interruption() as interruption,
-        x.checkpoint.open(workdir / "checkpoints") as checkpoints,
+        x.checkpoint.open(workdir / "checkpoints", config=identity(resolved)) as checkpoints,
         stopping(checkpoints),
+        contextlib.ExitStack() as within,
     ):
         mesh.check_batch(x.batch.size // x.batch.microbatches, "batch.size / batch.microbatches")
         mesh.check_length(x.objective.length)
@@ -58,51 +65,72 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
             ordered.check(x.batch.shards)
         trainer = Trainer.of(x)
         state, meta = start(trainer, checkpoints, resolved)
-        step, position = int(state.step), int(meta["position"])
-        best = Best.after(x.checkpoint, meta)
-        drop_later(workdir / restore.BEST, step)
+        state, step, position, best = begun(x, state, meta, workdir)
         evaluators = {name: e.bind(x.objective, data, x.batch.size) for name, e in x.evals.items()}
-        claim(workdir, resolved)
-        journal = Journal(x, state, workdir, data, checkpoints)
+        claim(workdir, resolved, meta)
+        journal = Journal(x, state, meta, workdir, data, checkpoints, account)
+        within.enter_context(Watchdog(account, x.log.watchdog, journal.stalled))
         dispatch = jax.jit(functools.partial(train_steps, trainer), donate_argnums=0)
-        stream = pipeline.batches(
+        opened = functools.partial(
+            pipeline.batches,
             data.train,
             x.objective,
             seed=x.seed,
             size=x.batch.size,
-            start=position,
             shuffle=x.data.shuffle,
             share=mesh.share(),
             at_once=x.batch.steps_per_dispatch,
             grouped=getattr(x.data, "grouped", 1),
         )
+        stream = opened(start=position)
         while step < x.steps and not best.exhausted and not interruption.agreed():
             count = next_event(x, step) - step
-            indices, batches = journal.timed(draw, stream, count)
-            state, numbers = dispatch(state, mesh.place(batches, leading=1))
+            profile.begin(step, count, state)
+            with jax.profiler.StepTraceAnnotation(STEP, step_num=step):
+                indices, batches = journal.timed(draw, stream, count)
+                state, numbers = dispatch(state, mesh.place(batches, leading=1))
             step, position = step + count, position + count * x.batch.size
-            journal.follow(step, indices, numbers)
+            journal.follow(position, indices, numbers)
+            with account.during("profile"):
+                profile.end(step, state, journal.say)
+            saving, happens = checkpoints.due(step), step == next_event(x, step - 1, pause=False)
+            if saving or happens:
+                journal.flush()
+            if journal.bad is not None:
+                state = stream.close()  # there may be no room for two
+                state, meta = go_back(x, trainer, checkpoints, resolved, journal.bad)
+                state, step, position, best = begun(x, state, meta, workdir)
+                journal.went_back(step)
+                stream = opened(start=position)
+                continue
+            if happens and journal.step < step:  # batches were skipped: it has yet to happen
+                step = journal.step
+                continue
             for name, evaluator in x.evals.items():
                 if due(step, evaluator.every, x.steps):
-                    journal.flush()
                     params = params_of(x, state)
-                    numbers = evaluators[name](x.model, params)
+                    with account.during("evaluation"):
+                        numbers = evaluators[name](x.model, params)
                     journal.evaluated(step, name, numbers)
                     journal.wrote(name, getattr(evaluators[name], "outputs", ()))
                     if best.improves(step, name, numbers):
-                        save_params(workdir / restore.BEST, params, step, keep=2)
+                        with account.during("saving"):
+                            retries = x.checkpoint.retries
+                            save_params(workdir / restore.BEST, params, step, 2, retries)
             if x.log.samples.every and due(step, x.log.samples.every, x.steps):
-                journal.flush()
-                journal.sampled(step, params_of(x, state))
-            if checkpoints.due(step) or step == x.steps:
-                journal.flush()
-                checkpoints.save(step, state, position, **best.facts)
+                with account.during("samples"):
+                    journal.sampled(step, params_of(x, state))
+            if saving or step == x.steps:
+                with account.during("saving"):
+                    save(checkpoints.save, state, position, step, journal, best)
         journal.flush()
-        if step < x.steps:
-            checkpoints.save(step, state, position, **best.facts)
-        stream.close()
-        checkpoints.close()
-        journal.close(step, best)
+        with account.during("saving"):
+            if journal.bad is None:
+                save(checkpoints.finish, state, position, step, journal, best)
+            stream.close()
+            checkpoints.close()
+        within.close()
+        journal.close(journal.step, best)
     return RESUME if step < x.steps and not best.exhausted else 0
 
 
@@ -249,20 +277,30 @@ def refuse_other(workdir: Path, stored: Mapping[str, Any], resolved: Mapping[str
         )
 
 
-def claim(workdir: Path, resolved: Mapping[str, Any]) -> None:
-    """Makes the workdir this run's by writing its config there."""
+def claim(workdir: Path, resolved: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    """Makes the workdir this run's by writing its config there.
+
+    Raises:
+      UserError: the run has lost its config, and what lies beside its state is of another.
+    """
     path = workdir / "config.json"
     if path.is_file() and (lines := changed(restore.stored_config(workdir), resolved)):
         log.note(config_changed=lines)
+    own = identity(resolved)
+    if not path.is_file() and resolved["resume"] == "same" and meta.get("config", own) != own:
+        raise UserError(
+            f"{path} is missing, and the checkpoints beside it are of another config than this; "
+            "give theirs, or --config.resume=changed to go on with the new config"
+        )
     if jax.process_index() == 0:
         log.write_text(path, json.dumps(resolved, indent=2) + "\n")
 
 
 def start(
-    trainer: Trainer, checkpoints: Any, resolved: Mapping[str, Any]
+    trainer: Trainer, checkpoints: Any, resolved: Mapping[str, Any], last: int | None = None
 ) -> tuple[State, dict[str, Any]]:
-    """The newest good state and what lies beside it, or the first."""
-    restored = checkpoints.restore(trainer.abstract())
+    """The newest good state, of step `last` at most, and what lies beside it; or the first."""
+    restored = checkpoints.restore(trainer.abstract(), last=last)
     if restored is not None:
         return restored
     init, beginning = trainer.experiment.init, {"position": 0}
@@ -274,6 +312,51 @@ def start(
     found = resolved["weights"].get("adapter")
     arrays = adapter.read(found, resolved["model"]).arrays if found else None
     return trainer.init(params, arrays), beginning
+
+
+def begun(
+    x: Experiment, state: State, meta: Mapping[str, Any], workdir: Path
+) -> tuple[State, int, int, Best]:
+    """The state to go on from, its step and position in the data, and the best found by then."""
+    drop_later(workdir / restore.BEST, int(state.step))
+    step = meta.get("planned", int(state.step))
+    state = state.replace(recent=recalled(x.divergence, meta.get("recent", ())))
+    return state, step, int(meta["position"]), Best.after(x.checkpoint, meta)
+
+
+def go_back(
+    x: Experiment,
+    trainer: Trainer,
+    checkpoints: Any,
+    resolved: Mapping[str, Any],
+    bad: Mapping[str, Any],
+) -> tuple[State, dict[str, Any]]:
+    """The state to go back to from a batch, and what lies beside it; later ones are dropped.
+
+    Which one it is depends on the config alone, so a run that was stopped goes back to the same.
+    """
+    target = x.divergence.target(bad["step"], x.checkpoint.every)
+    state, meta = start(trainer, checkpoints, resolved, target)
+    if x.checkpoint.every and int(state.step) < target:
+        asked, why = f"the checkpoint of step {target}, to go back to", "it is not there"
+        log.fallback(asked, f"that of step {int(state.step)}", why)
+    checkpoints.drop_later(int(state.step))
+    return state, {**meta, "position": bad["position"] + x.batch.size}
+
+
+def save(
+    how: Callable[..., None],
+    state: State,
+    position: int,
+    planned: int,
+    journal: Journal,
+    best: Best,
+) -> None:
+    """Saves the state and what lies beside it, by a method of `Checkpoints`."""
+    facts = {**journal.beside(planned), **best.facts}
+    if state.recent is not None:
+        facts["recent"] = remembered(state.recent)
+    how(journal.step, state.replace(recent=None), position, **facts)
 
 
 def draw(stream: Any, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -293,15 +376,15 @@ def due(step: int, every: int, steps: int) -> bool:
     return step % every == 0 or step == steps
 
 
-def next_event(x: Experiment, step: int) -> int:
-    """The step at which the host next has something to do.
+def next_event(x: Experiment, step: int, pause: bool = True) -> int:
+    """The step at which the host next has something to do, or with `pause` a dispatch ends.
 
     It depends on the step alone, so a run that was stopped makes the same dispatches as one that
     was not.
     """
-    every = [x.batch.steps_per_dispatch, x.checkpoint.every, x.log.samples.every]
+    every = [x.checkpoint.every, x.log.samples.every] + [x.batch.steps_per_dispatch] * pause
     every += [evaluator.every for evaluator in x.evals.values()]
-    return min(x.steps, *(step - step % n + n for n in every if n))
+    return min([x.steps, *(step - step % n + n for n in every if n)])
 
 
 def _completed_by(resolved: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:

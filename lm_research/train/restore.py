@@ -97,7 +97,10 @@ def stored_config(path: Path) -> dict[str, Any]:
     try:
         return json.loads((path / "config.json").read_text())
     except ValueError as error:
-        raise UserError(f"{path / 'config.json'} is not JSON: {error}") from None
+        raise UserError(
+            f"{path / 'config.json'} is not JSON: {error}; mend it, or if it is a run's remove it: "
+            "the command that began the run writes it again"
+        ) from None
 
 
 def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:

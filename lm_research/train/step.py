@@ -20,6 +20,7 @@ from lm_research import mesh, metrics, tree
 from lm_research.hub.names import abstract
 from lm_research.models.initial import initial
 from lm_research.train import ordered
+from lm_research.train.divergence import guarded
 from lm_research.train.experiment import Experiment
 from lm_research.weights.lora import begun
 
@@ -35,6 +36,7 @@ class State:
     trained: Tree
     held: Tree
     optimizer: Tree
+    recent: Array | None = None  # losses, for `Divergence`; no leaf of a checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +138,8 @@ def updated(
         "learning_rate": jnp.asarray(x.optimizer.learning_rate(x.steps)(state.step), jnp.float32),
         "targets": measured["loss"].weight,
     }
-    return State(state.step + 1, trained, state.held, optimizer), numbers
+    after = State(state.step + 1, trained, state.held, optimizer)
+    return guarded(x.divergence, state, after, numbers)
 
 
 def accumulated(

@@ -262,13 +262,14 @@ PROGRAM = """
     def state(step, size=1 << 20):
         return {"trained": jax.random.normal(jax.random.key(step), (size,))}
 
-    checkpoints = Checkpoint(every=1).open(sys.argv[1])
+    checkpoints = Checkpoint(every=1, retries=RETRIES).open(sys.argv[1])
 """
 
 
-def start(directory, program):
+def start(directory, program, retries=0):
     """A process that runs `program` with `checkpoints` in `directory`."""
     text = textwrap.dedent(PROGRAM) + textwrap.dedent(program)
+    text = text.replace("RETRIES", str(retries))
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
         [sys.executable, "-c", text, str(directory)],

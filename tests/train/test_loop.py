@@ -288,7 +288,8 @@ def test_a_full_disk_stops_with_the_last_good_step(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Checkpoints, "save", full)
     try:
-        result = tiny("steps=6,every=2", "--config.log.samples.every=0")
+        flags = "--config.log.samples.every=0", "--config.checkpoint.retries=0"
+        result = tiny("steps=6,every=2", *flags)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     line(result, "last good checkpoint is step 2", status=1)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SPEEDS = ("tokens_per_second", "flops_per_second", "data_wait", "mfu")
+SPEEDS = ("tokens_per_second", "flops_per_second", "data_wait", "mfu", "goodput", "time")
 
 # `python -c DRIVER SIGNAL WHAT NUMBER train --flags` sends itself a signal at the given draw of
 # data, or at the given operation on files of the run; the audit events of the latter are also
@@ -108,7 +108,8 @@ def saved(workdir: Path, step: int):
 
 def rows(workdir: Path) -> list[dict]:
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in SPEEDS} for line in lines]
+    found = [row for row in map(json.loads, lines) if row["kind"] != "waiting"]
+    return [{k: v for k, v in row.items() if k not in SPEEDS} for row in found]
 
 
 def same(workdir: Path, straight: Path, last: int) -> None:

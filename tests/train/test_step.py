@@ -16,6 +16,7 @@ from lm_research.models import GPT2, Llama
 from lm_research.objectives import Causal
 from lm_research.optimizers import Adafactor, AdamW, Averaged, Lion, Muon
 from lm_research.train import ordered
+from lm_research.train.divergence import Divergence
 from lm_research.train.experiment import Batch
 from lm_research.train.step import Trainer, train_steps
 from lm_research.weights import Full, LoRA, Part
@@ -43,6 +44,7 @@ def experiment(**changes):
         weights=Full(),
         optimizer=AdamW(1e-2, shape="constant"),
         batch=Batch(B),
+        divergence=Divergence(),
         steps=100,
         seed=0,
         reductions="fast",
