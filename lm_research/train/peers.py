@@ -147,7 +147,7 @@ class Peers(threading.Thread):
         self._tell_all(lost=number, line=why)
         self._record(number, why)
         if number == self.process:
-            line = "the others go on without this process, which was not heard from"
+            line = "the others did not hear from this process, and have ended"
         else:
             line = f"{self.name_of(number)} {why}"
         self._exit(RESTART, f"{line}; start all processes again, and the run goes on")
