@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A Cloud TPU, of one host or many, from its creation to its end.
 #
-#   tpu_vm.sh create  --name= --zone= --accelerator= --version= [--queued=true] [--spot=true]
+#   tpu_vm.sh create  --name= --zone= --accelerator= [--version=] [--queued=true] [--spot=true]
 #   tpu_vm.sh install --name= --zone=           this commit, on every host
 #   tpu_vm.sh launch  --name= --zone= [--restarts=] -- --config=FILE --workdir=SHARED_DIRECTORY
 #   tpu_vm.sh follow  --name= --zone= [--metrics=WORKDIR]
@@ -13,7 +13,7 @@
 . "$(dirname "$0")/steps.sh"
 
 names="name zone project accelerator version queued spot restarts metrics every"
-name='' zone='' version=v2-alpha-tpuv5 queued=false spot=false restarts=100 metrics='' every=60 project='' accelerator=''
+name='' zone='' version='' queued=false spot=false restarts=100 metrics='' every=60 project='' accelerator=''
 
 # on WORKERS COMMAND: by ssh.
 on() {
@@ -32,6 +32,15 @@ queue() {
 create() {
   [ -n "$accelerator" ] || die 2 "--accelerator is missing, such as --accelerator=v5p-32"
   local kind=(--accelerator-type="$accelerator")
+  if [ -z "$version" ]; then
+    case $accelerator in
+      v4-*) version=tpu-ubuntu2204-base ;;
+      v5p-*) version=v2-alpha-tpuv5 ;;
+      v5litepod-*) version=v2-alpha-tpuv5-lite ;;
+      v6e-*) version=v2-alpha-tpuv6e ;;
+      *) die 2 "--version is missing: the software of $accelerator is not known here" ;;
+    esac
+  fi
   if $spot; then kind+=(--spot); fi
   if $queued; then
     queue run create --node-id="$name" "${kind[@]}" --runtime-version="$version"
@@ -105,9 +114,8 @@ watch() {
       up=false
       # Each in a shell of its own: what fails now may go well the next time.
       (delete) || true
-      (create) || true
     fi
-    if ! $up && (install && launch); then up=true; fi
+    if ! $up && ([ "$(state)" = READY ] || create) && (install && launch); then up=true; fi
     sleep "$every"
   done
 }

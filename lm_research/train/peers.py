@@ -20,6 +20,7 @@ from lm_research.errors import RESTART, RESUME
 from lm_research.train.channel import Channel
 
 EVERY = 1.0  # seconds between beats
+RECORD = 5.0  # seconds for writing down a fault
 FAULTS = "faults.jsonl"
 
 # Beats while a library holds the interpreter, which stops every thread of Python's, but not while
@@ -84,6 +85,13 @@ class Peers(threading.Thread):
         super().start()
 
     def run(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:  # nobody would notice that nobody watches
+            if not self.leaving:
+                self._exit(RESTART, f"the other processes cannot be watched any more: {error!r}")
+
+    def _watch(self) -> None:
         """Beats, listens, and judges nobody by time in which it did not run itself."""
         selector = selectors.DefaultSelector()
         for number, channel in self.channels.items():
@@ -145,11 +153,14 @@ class Peers(threading.Thread):
         if self.leaving:
             return
         self._tell_all(lost=number, line=why)
-        self._record(number, why)
         if number == self.process:
             line = "the others did not hear from this process, and have ended"
         else:
             line = f"{self.name_of(number)} {why}"
+        # What the workdir lies on may be gone as well.
+        record = threading.Thread(target=self._record, args=(number, why), daemon=True)
+        record.start()
+        record.join(RECORD)
         self._exit(RESTART, f"{line}; start all processes again, and the run goes on")
 
     def _end(self, ended: int, status: int, line: str) -> None:
@@ -170,7 +181,12 @@ class Peers(threading.Thread):
                 file.write(json.dumps(fault) + "\n")
 
     def _exit(self, status: int, line: str) -> None:
-        # Not by print: the main thread may hang with its lock.
-        os.write(2, f"lm_research: {line}\n".encode())
+        say(line)
         self._hang_up()
         os._exit(status if status in (1, 2, RESUME, RESTART) else 1)
+
+
+def say(line: str) -> None:
+    """Prints a line, if anybody listens, whatever lock another thread hangs with."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"lm_research: {line}\n".encode())

@@ -14,7 +14,7 @@ from typing import Any
 import lm_research
 from lm_research import config, log
 from lm_research.errors import RESUME, Stopped, UserError, ending
-from lm_research.train.peers import Peers
+from lm_research.train.peers import Peers, say
 from lm_research.train.relay import relay
 from lm_research.train.rendezvous import Met, Place, meet
 
@@ -174,9 +174,12 @@ def _shut_down() -> None:
 
 
 def _end(peers: Peers, error: BaseException) -> None:
-    """Ends this process for an error of its own, or of another, which `Peers` then knows."""
-    if isinstance(error, SystemExit):
-        raise error
+    """Ends this process for an error of its own, or of another, which `Peers` then knows.
+
+    Not by way of the interpreter's end, where JAX waits for processes that may be gone.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     told = ending(error)
     if told is None or isinstance(error, Stopped):
         # What breaks when another process goes breaks a moment before that is known.
@@ -184,12 +187,11 @@ def _end(peers: Peers, error: BaseException) -> None:
         time.sleep(peers.seconds + 5 if unknown else 3)
     if isinstance(error, KeyboardInterrupt):
         told = RESUME, "told to stop; the same command goes on from what was saved"
-    if told is None:
-        traceback.print_exception(error)
-        told = 1, " ".join(f"{type(error).__name__}: {error}".split())[:400]
-    else:
-        print(f"lm_research: {told[1]}", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    peers.leave(*told)
-    os._exit(told[0])
+    status, line = told or (1, " ".join(f"{type(error).__name__}: {error}".split())[:400])
+    with contextlib.suppress(OSError):
+        if told is None:
+            traceback.print_exception(error)
+        sys.stdout.flush()
+    say(line)
+    peers.leave(status, line)
+    os._exit(status)
