@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def met(*places, running=None, workdirs=None):
         except Exception as error:
             found[number] = error
 
-    threads = [threading.Thread(target=come, args=(n,)) for n in range(len(places))]
+    threads = [threading.Thread(target=come, args=(n,), daemon=True) for n in range(len(places))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -57,20 +58,31 @@ def places(count, seconds=10.0):
 
 
 def test_processes_meet_and_leave_nothing_in_the_workdir(tmp_path):
+    """Also when a stranger, such as a scanner of ports, comes first and says something else."""
     here = places(3)
-    with socket.socket() as stranger:  # such as a scanner of ports, that says something else first
-
-        def knock():
-            while stranger.connect_ex(here[0].coordinator):
-                time.sleep(0.01)
-            stranger.sendall(b"GET / HTTP/1.1\n\n")
-
-        threading.Thread(target=knock).start()
-        found = met(*here, workdirs=[tmp_path / "run"] * 3)
-    assert all(isinstance(each, rendezvous.Met) for each in found), found
+    come = lambda place: meet(place, {"config": {}}, tmp_path / "run")
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(come, here[0])
+        with knocking(here[0].coordinator):
+            found = [first, *(pool.submit(come, place) for place in here[1:])]
+            found = [each.result(timeout=20) for each in found]
     assert set(found[0].channels) == {1, 2} and set(found[2].channels) == {0}
     assert len({each.port for each in found}) == 1 and len(found[1].hosts) == 3
     assert list(tmp_path.iterdir()) == []
+
+
+def knocking(address):
+    """A connection that has sent what is no greeting."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            stranger = socket.create_connection(address)
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        else:
+            stranger.sendall(b"GET / HTTP/1.1\n\n")
+            return stranger
 
 
 def test_processes_that_are_not_of_one_run_are_told_so(tmp_path):
