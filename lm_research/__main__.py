@@ -6,7 +6,7 @@ import re
 import sys
 
 from lm_research.commands import COMMANDS
-from lm_research.errors import Stopped, UserError
+from lm_research.errors import UserError, ending
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -14,7 +14,8 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
       Its exit status: 0, 1 for a run that had to stop, 2 for a user's mistake, 75 for a run that
-      was told to stop and can go on, 130 for Control-C at a moment with nothing to save.
+      was told to stop and can go on, 76 for one of several processes that lost another (start all
+      of them again), 130 for Control-C at a moment with nothing to save.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -22,18 +23,10 @@ def main(argv: list[str] | None = None) -> int:
             print(usage())
             return 0
         return command(argv[0], argv[1:])
-    except Stopped as error:
-        print(f"lm_research: {error}", file=sys.stderr)
-        return 1
-    except UserError as error:
-        print(f"lm_research: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a disk, a permission, a pipe: the machine's business, not ours
-        print(f"lm_research: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("lm_research: interrupted", file=sys.stderr)
-        return 130
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        status, line = ending(error)
+        print(f"lm_research: {line}", file=sys.stderr)
+        return status
 
 
 def usage() -> str:

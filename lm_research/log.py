@@ -147,10 +147,15 @@ def write_facts(workdir: Path, **more: Any) -> None:
     """
     path = Path(workdir) / "facts.json"
     known = _object(path)
-    new = {"versions": _versions(), "git": _git(), **facts(), **more}
+    new = {**provenance(), **facts(), **more}
     earlier = known.get("fallbacks", [])
     new["fallbacks"] = earlier + [entry for entry in new["fallbacks"] if entry not in earlier]
     write_text(path, json.dumps(_plain({**known, **new}), indent=2, allow_nan=False) + "\n")
+
+
+def provenance() -> dict[str, Any]:
+    """The versions and the git commit that run here."""
+    return {"versions": _versions(), "git": _git()}
 
 
 def stored_facts(workdir: Path) -> dict[str, Any]:

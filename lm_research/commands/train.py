@@ -4,12 +4,13 @@ from pathlib import Path
 
 from absl import flags
 
-from lm_research.commands import config_flag
+from lm_research.commands import config_flag, processes_flag
 
 
 def define() -> None:
-    """--config, --workdir, --strict."""
+    """--config, --workdir, --strict, and those of several processes."""
     config_flag.define()
+    processes_flag.define()
     flags.DEFINE_string("workdir", None, "where the run keeps everything; a run there goes on")
     flags.DEFINE_bool("strict", False, "whether a fallback is an error")
     flags.mark_flags_as_required(["config", "workdir"])
@@ -19,6 +20,9 @@ def run(values: flags.FlagValues) -> int:
     """Trains; returns 75 where the run was told to stop and can go on."""
     from lm_research import log
     from lm_research.train.loop import train
+    from lm_research.train.processes import together
 
     log.strict(values.strict)
-    return train(values.config, Path(values.workdir))
+    workdir = Path(values.workdir)
+    with together(processes_flag.place(values), values.config, workdir):
+        return train(values.config, workdir)

@@ -13,7 +13,7 @@ import numpy as np
 from lm_research import config, log, mesh
 from lm_research.data import pipeline
 from lm_research.data import tokenizer as tokenizers
-from lm_research.errors import Stopped, UserError
+from lm_research.errors import RESUME, Stopped, UserError
 from lm_research.hub import adapter
 from lm_research.models import ClassWriter
 from lm_research.optimizers.averaged import evaluated
@@ -31,7 +31,6 @@ from lm_research.train.step import State, Trainer, train_steps
 from lm_research.train.verified import standing
 from lm_research.train.watchdog import Watchdog
 
-RESUME = 75  # exit status of a run that was told to stop and can go on: EX_TEMPFAIL
 LINES = 10  # at most so many differences are told
 
 

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Runs a command on one host of several, again and again while it ends in a way that can go on.
+#
+#   again.sh RESTARTS COMMAND...
+#
+# Status 0 and 2 (a user's mistake) end it, and SIGTERM or SIGINT, which are passed on.
+set -uo pipefail
+
+restarts=$1
+shift
+told=false
+pass() {
+  told=true
+  kill -s "$1" "$child" 2> /dev/null
+}
+trap 'pass TERM' TERM
+trap 'pass INT' INT
+for ((count = 0; ; count++)); do
+  "$@" &
+  child=$!
+  while true; do
+    wait "$child"
+    status=$?
+    kill -0 "$child" 2> /dev/null || break # a signal ends the wait, not the child
+  done
+  if $told || [ "$status" -eq 0 ] || [ "$status" -eq 2 ] || [ "$count" -ge "$restarts" ]; then
+    exit "$status"
+  fi
+  echo "again.sh: ended with status $status; starting again ($((count + 1)) of $restarts)" >&2
+  sleep 1
+done
