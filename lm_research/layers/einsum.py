@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from lm_research.target import target
+
 Array = jax.Array
 Initializer = Callable[..., Array]
 shard = nn.with_logical_constraint
@@ -93,12 +95,12 @@ def stream_dtype(dtype: Any) -> Any:
     On CPU float32: XLA computes in bfloat16 there by conversions to and fro, and a step whose
     activations were in bfloat16 took 1.7 times as long at width 128.
     """
-    return jnp.float32 if jax.default_backend() == "cpu" else dtype
+    return jnp.float32 if target().backend == "cpu" else dtype
 
 
 def one_cpu() -> bool:
     """Whether the program being traced runs on one CPU device: see `matmul`."""
-    return jax.default_backend() == "cpu" and jax.sharding.get_abstract_mesh().size <= 1
+    return target().backend == "cpu" and jax.sharding.get_abstract_mesh().size <= 1
 
 
 def row_major(x: Array) -> Array:
