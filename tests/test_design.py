@@ -13,7 +13,7 @@ import lm_research
 
 ROOT = Path(lm_research.__file__).parent
 FLOORS = [
-    {"errors", "config", "mesh", "metrics", "tree", "log", "page", "curves"},
+    {"errors", "config", "mesh", "metrics", "tree", "log", "page", "curves", "target"},
     {"layers", "data"},
     {"models", "objectives", "optimizers", "weights"},
     {"hub"},

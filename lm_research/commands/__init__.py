@@ -5,5 +5,5 @@ A command's module imports nothing heavy, so that `--help` answers at once.
 
 COMMANDS = (
     *("train", "evaluate", "generate", "chat", "score", "predict", "embed", "search"),
-    *("prepare", "convert", "verify", "report"),
+    *("prepare", "convert", "verify", "plan", "report"),
 )

@@ -12,6 +12,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 
 from lm_research.mesh import POSITIONS, names_of
+from lm_research.target import target
 
 Array = jax.Array
 Initializer = Callable[..., Array]
@@ -142,12 +143,12 @@ def stream_dtype(dtype: Any) -> Any:
     On CPU float32: XLA computes in bfloat16 there by conversions to and fro, and a step whose
     activations were in bfloat16 took 1.7 times as long at width 128.
     """
-    return jnp.float32 if jax.default_backend() == "cpu" else dtype
+    return jnp.float32 if target().backend == "cpu" else dtype
 
 
 def one_cpu() -> bool:
     """Whether the program being traced runs on one CPU device: see `matmul`."""
-    return jax.default_backend() == "cpu" and one_device()
+    return target().backend == "cpu" and one_device()
 
 
 def row_major(x: Array) -> Array:

@@ -23,6 +23,7 @@ from lm_research.layers.einsum import (
 from lm_research.layers.mlp import ACTIVATIONS, Activation
 from lm_research.layers.tap import tap
 from lm_research.mesh import names_of
+from lm_research.target import target
 
 Array = jax.Array
 BLOCK = 128  # rows that a CPU multiplies by one matrix, at least, or it would copy too often
@@ -173,6 +174,8 @@ class Groups:
         """Each row of x times the matrix of its expert."""
         if not one_cpu():
             x, kernels = x.astype(dtype), kernels.astype(dtype)
+            if not target().here:  # a CPU would multiply every row with every matrix
+                return jnp.einsum("BD,DF->BF", x, kernels.sum(0)).astype(stream_dtype(dtype))
             y = jax.lax.ragged_dot(
                 x, kernels, self.sizes, preferred_element_type=stream_dtype(dtype)
             )

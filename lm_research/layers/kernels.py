@@ -24,6 +24,8 @@ from lm_research.layers.einsum import (
 )
 from lm_research.layers.mask import FAR, Mask
 from lm_research.layers.position import Bias
+from lm_research.layers.stand_in import stand_in
+from lm_research.target import target
 
 Array = jax.Array
 Kernel = Literal["auto", "xla", "cudnn", "splash"]
@@ -153,12 +155,12 @@ def _cached(query, key, value, softmax, dtype):
 
 
 def _why_not_cudnn(query, order, bias, soft_cap, dtype) -> str:
-    if jax.default_backend() != "gpu":
-        return f"cuDNN needs a GPU and this is {jax.default_backend()}"
+    if target().backend != "gpu":
+        return f"cuDNN needs a GPU and this is {target().backend}"
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
         return f"cuDNN attention computes in 16 bits and the model computes in {jnp.dtype(dtype)}"
-    if float(getattr(jax.devices()[0], "compute_capability", 8)) < 8:
-        return f"cuDNN attention needs Ampere or newer and this is {jax.devices()[0].device_kind}"
+    if (target().capability or 8) < 8:
+        return f"cuDNN attention needs Ampere, 8.0, or newer and this is {target().capability}"
     if order is not None or bias is not None or soft_cap is not None:
         return "cuDNN attention is used without cache, bias and soft cap"
     if query.shape[-1] % 8 or query.shape[-1] > 128:
@@ -167,6 +169,8 @@ def _why_not_cudnn(query, order, bias, soft_cap, dtype) -> str:
 
 
 def _cudnn(query, key, value, mask, order, bias, scale, soft_cap, dtype):
+    if not target().here:
+        return stand_in(query, key, value, False, dtype)
     query, key, value = (x.astype(dtype) for x in (query, key, value))
     call = functools.partial(
         jax.nn.dot_product_attention, query, key, value, scale=scale, implementation="cudnn"
@@ -177,7 +181,7 @@ def _cudnn(query, key, value, mask, order, bias, scale, soft_cap, dtype):
 
 
 def _why_not_splash(query, key, mask, order, bias, backend: str | None = None) -> str:
-    backend = backend or jax.default_backend()
+    backend = backend or target().backend
     if backend != "tpu":
         return f"splash attention needs a TPU and this is {backend}"
     if order is not None or bias is not None:
@@ -190,6 +194,8 @@ def _why_not_splash(query, key, mask, order, bias, backend: str | None = None) -
 
 
 def _splash(query, key, value, mask, order, bias, scale, soft_cap, dtype, interpret=False):
+    if not target().here:
+        return stand_in(query, key, value, True, dtype)
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     T, S = query.shape[1], key.shape[1]

@@ -17,6 +17,7 @@ from lm_research.layers.mask import Mask
 from lm_research.layers.pipeline import pipelined, stages
 from lm_research.layers.position import Bias
 from lm_research.layers.tap import tap
+from lm_research.target import target
 
 Array = jax.Array
 Wiring = Literal["pre", "post", "sandwich", "reordered", "parallel", "parallel_norms"]
@@ -267,7 +268,7 @@ class Repeated(nn.Module):
 
 def unrolled(execution: Execution, layers: int) -> bool:
     """Whether so many layers are unrolled."""
-    shallow = jax.default_backend() == "cpu" and layers <= UNROLLED
+    shallow = target().backend == "cpu" and layers <= UNROLLED
     return execution in ("unroll", "separate") or (execution == "auto" and shallow)
 
 

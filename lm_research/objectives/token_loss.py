@@ -1,6 +1,7 @@
 """Cross-entropy over the vocabulary, without ever holding the logits of a whole batch."""
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from lm_research.layers import Head, Output
 from lm_research.metrics import Mean
+from lm_research.objectives.share import Share
 
 Array = jax.Array
 
@@ -26,7 +28,8 @@ def token_loss(
     """Weighted cross-entropy of the targets, in nats.
 
     Positions go through the vocabulary head in chunks, and each chunk's gradient is made with its
-    loss, so that logits [B, T, V] never exist at once.
+    loss, so that logits [B, T, V] never exist at once. Each device goes through its own tokens by
+    itself: it gathers the head once, and the gradients of all are added up once.
 
     Args:
       output: hidden states [B, T, D] and the head.
@@ -36,15 +39,16 @@ def token_loss(
         logits small.
       smoothing: of the targets, towards uniform (Szegedy et al., 2016).
       chunk: positions of T that are scored at once, a divisor of T; None is as many as 128 MiB of
-        logits hold.
+        a device's logits hold.
 
     Returns:
       `loss`, what is minimised; where z-loss or smoothing is on also `cross_entropy`, without them.
     """
     B, T = targets.shape
     V = output.head.kernel.shape[0]
+    share = Share.of(B, T)
     if chunk is None:
-        chunk = largest_chunk(B, T, V)
+        chunk = largest_chunk(B // share.rows, T // share.positions, V)
     if T % chunk:
         raise ValueError(f"chunk {chunk} does not divide {T} positions")
     loss, cross_entropy = _totals(
@@ -115,32 +119,45 @@ def _chunk_totals(z_loss, smoothing, hidden, head: Head, targets, weights):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _totals(z_loss, smoothing, chunk, hidden, head, targets, weights):
-    def step(totals, piece):
-        hidden, targets, weights = piece
-        new = _chunk_totals(z_loss, smoothing, hidden, head, targets, weights)
-        return jax.tree.map(jnp.add, totals, new), None
+    share = Share.of(*targets.shape)
+    whole = share.gathered(head)
 
-    zero = jnp.zeros((), jnp.float32)
-    return _over_chunks(step, (zero, zero), chunk, hidden, targets, weights)[0]
+    def own(hidden, targets, weights):
+        def step(totals, piece):
+            hidden, targets, weights = piece
+            new = _chunk_totals(z_loss, smoothing, hidden, whole, targets, weights)
+            return jax.tree.map(jnp.add, totals, new), None
+
+        zero = jnp.zeros((), jnp.float32)
+        return _over_chunks(step, (zero, zero), chunk, hidden, targets, weights)[0]
+
+    return jax.tree.map(lambda total: total.sum(0), share.each(own, hidden, targets, weights))
 
 
 def _forward(z_loss, smoothing, chunk, hidden, head, targets, weights):
-    def step(carry, piece):
-        totals, head_gradient = carry
-        hidden, targets, weights = piece
-        score = lambda hidden, head: _chunk_totals(
-            z_loss, smoothing, hidden, head, targets, weights
-        )
-        (loss, plain), pullback = jax.vjp(score, hidden, head)
-        here, there = pullback((jnp.ones_like(loss), jnp.zeros_like(plain)))
-        totals = (totals[0] + loss, totals[1] + plain)
-        return (totals, jax.tree.map(jnp.add, head_gradient, there)), here
+    share = Share.of(*targets.shape)
+    whole = share.gathered(head)
 
-    zero = jnp.zeros((), jnp.float32)
-    start = ((zero, zero), jax.tree.map(jnp.zeros_like, head))
-    (totals, head_gradient), pieces = _over_chunks(step, start, chunk, hidden, targets, weights)
-    hidden_gradient = jnp.moveaxis(pieces, 0, 1).reshape(hidden.shape)
-    return totals, (hidden_gradient, head_gradient)
+    def own(hidden, targets, weights):
+        def step(carry, piece):
+            totals, head_gradient = carry
+            hidden, targets, weights = piece
+            score = lambda hidden, head: _chunk_totals(
+                z_loss, smoothing, hidden, head, targets, weights
+            )
+            (loss, plain), pullback = jax.vjp(score, hidden, whole)
+            here, there = pullback((jnp.ones_like(loss), jnp.zeros_like(plain)))
+            totals = (totals[0] + loss, totals[1] + plain)
+            return (totals, jax.tree.map(jnp.add, head_gradient, there)), here
+
+        zero = jnp.zeros((), jnp.float32)
+        start = ((zero, zero), jax.tree.map(jnp.zeros_like, head))
+        (totals, there), pieces = _over_chunks(step, start, chunk, hidden, targets, weights)
+        return totals, there, jnp.moveaxis(pieces, 0, 1).reshape(hidden.shape)
+
+    totals, there, here = share.each(own, hidden, targets, weights)
+    totals, there = jax.tree.map(lambda x: x.sum(0), (totals, there))
+    return totals, (share.joined(here), share.scattered(there))
 
 
 def _backward(z_loss, smoothing, chunk, saved, cotangents):
@@ -154,7 +171,8 @@ _totals.defvjp(_forward, _backward)
 
 
 def _over_chunks(step, start, chunk, hidden, targets, weights):
-    """Scans `step` over pieces [B, chunk, ...] of the positions."""
+    """Scans `step` over pieces [B, chunk, ...] of a device's positions, or smaller ones."""
+    chunk = math.gcd(chunk, targets.shape[1])
     pieces = _pieces(chunk, hidden, targets, weights)
     if pieces[1].shape[0] > 1:
         return jax.lax.scan(step, start, pieces)

@@ -7,6 +7,7 @@ import jax
 
 from lm_research import tree
 from lm_research.layers import Experts
+from lm_research.train import chips
 
 CONVENTION = (
     "forward and backward: 6 per parameter that multiplies (all products, the vocabulary head "
@@ -14,20 +15,6 @@ CONVENTION = (
     "discount for causality "
     "(Chowdhery et al., 2022, appendix B)"
 )
-
-# Dense bfloat16 peak of one device, in FLOP/s, from the makers' data sheets.
-PEAK = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L4": 121e12,
-    "V100": 125e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-}
 
 
 def flops_per_token(params: Any, length: int, tied: bool, active: float = 1.0) -> float:
@@ -59,6 +46,5 @@ def active_share(model: Any) -> float:
 
 def peak_flops() -> float | None:
     """Dense bfloat16 peak of all devices together; None on hardware that is not in the table."""
-    kind = jax.devices()[0].device_kind
-    peaks = [peak for name, peak in PEAK.items() if name in kind]
-    return peaks[0] * jax.device_count() if peaks else None
+    chip = chips.of_kind(jax.devices()[0].device_kind)
+    return chip and chip.peak * jax.device_count()
