@@ -1,16 +1,16 @@
 """Every family trained for five steps on eight virtual devices, however they share out the work.
 
     python benchmarks/meshes.py [--only gpt2 t5 ...] [--out FILE]
-
 Each family trains with the objective that it was made for, from the same weights and on the same
 batches of the documentation that Python carries: on one device, and with every axis of the mesh,
 alone and with others. What is told is the largest relative difference between the losses of a mesh
 and those of one device. An axis that a family has no use for (experts) or that does not divide it
-is told, too, with the reason. Results go to results/meshes.json.
+is told, too, with the reason. Results go to results/meshes.json, where those of other families stay.
 """
 
 import argparse
 import functools
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -29,7 +29,7 @@ from lm_research.train.experiment import experiment
 from lm_research.train.step import Trainer, train_steps
 
 CONFIG = Path(__file__).parents[1] / "configs" / "pretrain.py"
-KNOBS = "width=64,layers=2,heads=8,vocab=512,length=32,batch=16,steps=100,dtype=float32"
+KNOBS = "width=64,layers=2,heads=8,vocab=512,length=16,batch=8,steps=100,dtype=float32"
 STEPS = 5
 MESHES = {
     "data 8": dict(data=8),
@@ -39,9 +39,6 @@ MESHES = {
     "pipeline 2": dict(pipeline=2),
     "expert 8": dict(expert=8),
     "data 2 x fsdp 2 x tensor 2": dict(data=2, fsdp=2, tensor=2),
-    "fsdp 2 x sequence 2 x tensor 2": dict(fsdp=2, sequence=2, tensor=2),
-    "data 2 x sequence 2 x pipeline 2": dict(data=2, sequence=2, pipeline=2),
-    "data 4 x fsdp 2, 2 slices": dict(data=4, fsdp=2, slices=2),
 }
 
 
@@ -91,8 +88,15 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", 8)
     # Ten programs for each family, which compute for less time than they take to compile.
     jax.config.update("jax_disable_most_optimizations", True)
-    found = {family: compared(family) for family in options.only}
-    rows = [
+    found = json.loads(options.out.read_text())["families"] if options.out.is_file() else {}
+    for family in options.only:
+        found[family] = compared(family)
+        write(options.out, "python benchmarks/meshes.py", told(found), knobs=KNOBS, families=found)
+
+
+def told(found: dict[str, dict[str, float | str]]) -> list[Row]:
+    """The largest difference on each mesh, of all families that it divides."""
+    return [
         Row(
             f"{name}: largest difference of a loss, {len(numbers)} families",
             max(numbers),
@@ -102,7 +106,6 @@ def main() -> None:
         for name in MESHES
         if (numbers := [v[name] for v in found.values() if not isinstance(v[name], str)])
     ]
-    write(options.out, "python benchmarks/meshes.py", rows, knobs=KNOBS, families=found)
 
 
 if __name__ == "__main__":
