@@ -5,7 +5,7 @@ Each family trains with the objective that it was made for, from the same weight
 batches of the documentation that Python carries: on one device, and with every axis of the mesh,
 alone and with others. What is told is the largest relative difference between the losses of a mesh
 and those of one device. An axis that a family has no use for (experts) or that does not divide it
-is told, too, with the reason. Results go to results/meshes.json, where those of other families stay.
+is told, too, with the reason. Results go to results/meshes.json, and add up family by family.
 """
 
 import argparse
