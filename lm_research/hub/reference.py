@@ -1,7 +1,8 @@
 """The reference: a Hugging Face directory's model in PyTorch `transformers`, float32 on CPU."""
 
+import contextlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class Reference:
             directory,
             dtype=torch.float32,
             attn_implementation="eager",
+            experts_implementation="eager",
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
@@ -106,18 +108,16 @@ class Reference:
             for name, _ in modules[owner].named_parameters(recurse=False)
         }
 
-    def measured(self, case: Case, gradient: bool, double: bool = False) -> dict[str, np.ndarray]:
+    def measured(self, case: Case, gradient: bool) -> dict[str, np.ndarray]:
         """`logits` [tokens, V], the mean `loss`, and `gradient NAME` of every parameter.
 
         Args:
           case: the input.
           gradient: whether gradients are wanted.
-          double: whether to compute in float64, as far as `transformers` lets itself.
         """
         import torch
 
         self.model.zero_grad()
-        self.model.to(torch.float64 if double else torch.float32)
         with torch.set_grad_enabled(gradient):
             logits, pair = self._outputs(case)
             goal = case.targets % logits.shape[-1]
@@ -132,6 +132,64 @@ class Reference:
             loss.backward()
             found |= {f"gradient {name}": grad for name, grad in self._gradients().items()}
         return {name: np.ascontiguousarray(array) for name, array in found.items()}
+
+    @contextlib.contextmanager
+    def in_float64(self) -> Iterator[None]:
+        """Computes of the same weights in float64, also where `transformers` asks for float32.
+
+        What is made of no weight stays as it is, such as the angles of rotary positions: the tables
+        of a model are a part of what it computes.
+        """
+        import torch
+
+        is_of = lambda value, dtype: isinstance(value, torch.Tensor) and value.dtype == dtype
+
+        def wide(value):
+            if is_of(value, torch.float32):  # products do not promote
+                return value.double()
+            return torch.float64 if value is torch.float32 else value
+
+        class Double(torch.overrides.TorchFunctionMode):
+            def __torch_function__(self, function, types, given=(), named=None):
+                named = named or {}
+                if given and is_of(given[0], torch.float64) and function is torch.Tensor.float:
+                    return given[0]
+                product = function in (torch.einsum, torch.matmul, torch.Tensor.matmul)
+                if any(is_of(x, torch.float64) for x in (given if product else given[:1])):
+                    given = [wide(value) for value in given]
+                    named = {name: wide(value) for name, value in named.items()}
+                return function(*given, **named)
+
+        with self._replaced(lambda weight: weight.double()), Double():
+            yield
+
+    @contextlib.contextmanager
+    def nudged(self, seed: int) -> Iterator[None]:
+        """Computes with each weight as it is or moved by a unit in its last place, at random."""
+        import torch
+
+        draw = torch.Generator().manual_seed(seed)
+
+        def moved(weight):
+            way = torch.randint(-1, 2, weight.shape, generator=draw)
+            return torch.where(way == 0, weight, torch.nextafter(weight, way * torch.inf))
+
+        with self._replaced(moved):
+            yield
+
+    @contextlib.contextmanager
+    def _replaced(self, change: Callable[[Any], Any]) -> Iterator[None]:
+        """Computes with what `change` makes of every weight."""
+        kept = [(weight, weight.data) for weight in self.model.parameters()]
+        self.model.zero_grad()
+        try:
+            for weight, before in kept:
+                weight.data = change(before)
+            yield
+        finally:
+            self.model.zero_grad()
+            for weight, before in kept:
+                weight.data = before
 
     def _gradients(self) -> dict[str, np.ndarray]:
         """By tensor: under every name that a tied weight has, as in memory and as in files."""

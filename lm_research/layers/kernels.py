@@ -113,9 +113,11 @@ def slots(array: Array) -> Array:
 def _xla(query, key, value, mask, order, bias, scale, soft_cap, dtype, dropout=None):
     B, T, N, H = query.shape
     K = key.shape[2]
-    plain = order is None and bias is None and soft_cap is None and dropout is None
+    added = None if bias is None else bias.made
+    plain = order is None and (bias is None or added is not None)
+    plain &= soft_cap is None and dropout is None
     if plain and mask.in_blocks and T > 1 and one_cpu():
-        return blocked(query * scale, key, value, mask, dtype)
+        return blocked(query * scale, key, value, mask, dtype, added)
     orders = order or (slots(query), slots(key))
     softmax = functools.partial(
         _softmax, mask=mask, orders=orders, bias=bias, soft_cap=soft_cap, dropout=dropout

@@ -1,5 +1,6 @@
 """Equal models are found equal, and a broken one is found out, at the tensor where it breaks."""
 
+import dataclasses
 import json
 import sys
 
@@ -11,7 +12,8 @@ import pytest
 from lm_research import config, mesh
 from lm_research.data import Bytes
 from lm_research.errors import UserError
-from lm_research.hub import load, save, verify
+from lm_research.hub import cases, load, save, verify
+from lm_research.hub.reference import Reference
 from lm_research.hub.verify import Limits
 from lm_research.layers import ACTIVATIONS, Rotary
 from lm_research.train import restore, verified
@@ -118,6 +120,38 @@ def test_a_gradient_alone_may_part(llama, monkeypatch):
     assert "in gradients alone" in report.parted
     assert "that of model.layers.1.mlp.gate_proj.weight" in report.parted
     assert max(row.logits for row in report.rows) < 2e-5
+
+
+def test_what_rounding_does_is_known_from_float64(drawn, tmp_path):
+    """Also where padding sees nothing, which `transformers` makes of lowest numbers of float32."""
+    section = {"kind": "ModernBERT", "vocab": 64, "width": 16, "layers": 2, "heads": 2}
+    section |= {"hidden": 16, "every": 2, "window": 2}
+    model, params = drawn(section)
+    save.save(tmp_path / "stored", section, params)
+    reference = Reference(tmp_path / "stored", "ModernBertForMaskedLM")
+    case = cases.cases(model, batch=2, length=8, context=8)[1]
+    plain = reference.measured(case, True)
+    with reference.in_float64():
+        exact = reference.measured(case, True)
+    with reference.nudged(1):
+        other = reference.measured(case, True)
+    again = reference.measured(case, True)
+    name = "gradient model.layers.1.attn.Wqkv.weight"
+    assert case.name == "padding right" and not case.present.all()
+    assert exact["logits"].dtype == exact[name].dtype == np.float64
+    for made in (plain, other):
+        assert 1e-8 < verify.difference(made["logits"], exact["logits"]) < 1e-4
+        assert 1e-8 < verify.difference(made[name], exact[name]) < 1e-2
+    assert not np.array_equal(plain["logits"], other["logits"])
+    assert np.array_equal(plain["logits"], again["logits"])
+
+
+def test_a_row_may_be_beyond_the_tolerance_where_theirs_is_as_far_from_float64():
+    row = verify.Row("any", (1, 2), 1e-6, 1e-6, 5e-4)
+    assert not row.within(1e-4)
+    far = dataclasses.replace(row, exact=(1e-6, 1e-6, 4e-4), rounding=(9e-4, 9e-4, 3e-4))
+    assert far.within(1e-4)
+    assert not dataclasses.replace(far, rounding=(9e-4, 9e-4, 1e-4)).within(1e-4)
 
 
 def test_tensors_taken_for_each_other_are_found(llama):

@@ -92,26 +92,30 @@ def test_bias_and_soft_cap():
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("length", [8, 96, 256, 320])
+@pytest.mark.parametrize("length, biased", [(8, True), (96, False), (256, False), (320, True)])
 @pytest.mark.parametrize("segmented", [False, True])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 2e-5), (jnp.bfloat16, 2e-2)])
-def test_training_kernel_and_its_gradient(length, causal, segmented, dtype, tolerance):
+def test_training_kernel_and_its_gradient(length, biased, causal, segmented, dtype, tolerance):
     """Whatever fast path a mask of blocks takes equals the dense one, forward and backward."""
     query, key, value = (x / 3 for x in inputs(length))
     segments = jnp.cumsum(jax.random.bernoulli(jax.random.key(5), 0.1, (B, length)), -1)
     mask = Mask(causal=causal, segments=(segments, segments) if segmented else None)
     dense = Mask(allowed=mask.dense(kernels.slots(query), kernels.slots(key))[:, 0])
 
-    def loss(mask, dtype, *x):
-        y = attend(*x, mask, scale=H**-0.5, dtype=dtype)
+    made = jax.random.normal(jax.random.key(6), (1, N, length, length))
+
+    def loss(mask, dtype, made, *x):
+        bias = Bias(jnp.zeros(N), made=made) if biased else None
+        y = attend(*x, mask, bias=bias, scale=H**-0.5, dtype=dtype)
         return (y * jnp.cos(jnp.arange(y.size).reshape(y.shape))).sum(), y
 
     gradient = lambda *a: jax.jit(
-        jax.value_and_grad(loss, argnums=(2, 3, 4), has_aux=True), static_argnums=1
+        jax.value_and_grad(loss, argnums=(2, 3, 4, 5), has_aux=True), static_argnums=1
     )(*a)
-    (_, got), got_gradients = gradient(mask, dtype, query, key, value)
-    (_, want), want_gradients = gradient(dense, jnp.float32, query, key, value)
+    (_, got), got_gradients = gradient(mask, dtype, made, query, key, value)
+    (_, want), want_gradients = gradient(dense, jnp.float32, made, query, key, value)
+    assert got_gradients[0].any() == biased
     for a, b in zip((got, *got_gradients), (want, *want_gradients)):
         assert jnp.abs(a - b).max() <= tolerance * jnp.abs(b).max()
 
