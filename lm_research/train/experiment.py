@@ -13,6 +13,7 @@ import flax.linen as nn
 from lm_research import config, data, evals, layers, mesh, models, objectives, optimizers, weights
 from lm_research.errors import UserError
 from lm_research.infer.sample import Sampler
+from lm_research.train import ordered
 from lm_research.train.checkpoint import Checkpoint
 from lm_research.train.divergence import Divergence
 
@@ -185,6 +186,18 @@ class Experiment:
                 f"objective.length {self.objective.length} is more than the {context} positions "
                 "that the model has (model.context)"
             )
+
+    def check_mesh(self) -> None:
+        """Refuses a batch that the current mesh does not divide.
+
+        Raises:
+          UserError: says which sizes would be accepted.
+        """
+        rows = self.batch.size // self.batch.microbatches
+        mesh.check_batch(rows, "batch.size / batch.microbatches")
+        mesh.check_length(self.objective.length)
+        if self.reductions == "ordered":
+            ordered.check(self.batch.shards)
 
     def bound(self, tokenizer: Any) -> "Experiment":
         """With the special tokens that the objective needs.

@@ -17,7 +17,7 @@ from lm_research.errors import RESUME, Stopped, UserError
 from lm_research.hub import adapter
 from lm_research.models import ClassWriter
 from lm_research.optimizers.averaged import evaluated
-from lm_research.train import ordered, restore
+from lm_research.train import restore
 from lm_research.train.account import Account
 from lm_research.train.best import Best
 from lm_research.train.checkpoint import drop_later, save_params
@@ -58,10 +58,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
         stopping(checkpoints),
         contextlib.ExitStack() as within,
     ):
-        mesh.check_batch(x.batch.size // x.batch.microbatches, "batch.size / batch.microbatches")
-        mesh.check_length(x.objective.length)
-        if x.reductions == "ordered":
-            ordered.check(x.batch.shards)
+        x.check_mesh()
         trainer = Trainer.of(x)
         state, meta = start(trainer, checkpoints, resolved)
         state, step, position, best = begun(x, state, meta, workdir)

@@ -190,7 +190,7 @@ def plan(given: Mapping[str, Any], pod: Pod, vocab: int | None = None) -> Plan:
     resolved = unread.resolved(given, vocab)
     x = unread.bound(resolved)
     with x.mesh.activate(devices(pod)) as here, tracing(pod):
-        mesh.check_batch(x.batch.size // x.batch.microbatches, "batch.size / batch.microbatches")
+        x.check_mesh()
         trainer = Trainer.of(x)
         state, batches = trainer.abstract(), unread.batches(x)
         compiled = program(trainer, state, batches)
