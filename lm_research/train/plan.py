@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from lm_research import mesh, tree
+from lm_research import tree
 from lm_research.errors import UserError
 from lm_research.target import tracing_for
 from lm_research.train import unread
@@ -201,7 +201,7 @@ def plan(given: Mapping[str, Any], pod: Pod, vocab: int | None = None) -> Plan:
     tied, share = getattr(x.model, "tied", True), active_share(x.model)
     flops = flops_per_token(params, x.objective.length, tied, share)
     tokens = x.batch.size * x.objective.length
-    slices = getattr(x.mesh, "slices", 1)
+    slices = x.mesh.slices
     line = None
     if pod.chip is not None:
         remat = remat_of(resolved)
