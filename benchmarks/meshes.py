@@ -10,6 +10,7 @@ is told, too, with the reason. Results go to results/meshes.json, and add up fam
 
 import argparse
 import functools
+import inspect
 import json
 import math
 import tempfile
@@ -19,7 +20,7 @@ import jax
 from absl import flags
 from record import RESULTS, Row, write
 
-from lm_research import mesh
+from lm_research import mesh, models
 from lm_research.commands.config_flag import loaded
 from lm_research.data import pipeline
 from lm_research.errors import UserError
@@ -61,6 +62,11 @@ def compared(family: str) -> dict[str, float | str]:
     """The largest relative difference from one device, by mesh; or why there is none."""
     with tempfile.TemporaryDirectory() as scratch:
         config = loaded(f"{CONFIG}:family={family},{KNOBS}")
+        dropout = inspect.signature(getattr(models, config.model.kind)).parameters
+        for name in {"dropout", "attention_dropout"} & set(dropout):
+            config.model[name] = (
+                0.0  # stages draw what they drop for a piece of the batch at a time
+            )
         resolved, data = loop.prepare(config, Path(scratch))
         x = experiment(resolved).bound(data.tokenizer)
         expected, found = losses(x, data, {}), {}
