@@ -126,45 +126,41 @@ def same(workdir: Path, straight: Path, last: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    """Runs with a step per dispatch and dropout, and one of them that was never stopped."""
-    runs = Runs(tmp_path_factory.mktemp("one"), "steps=12,every=3,dropout=0.1")
-    status, out, _ = runs.run("straight", "SIGUSR1", "file", 0)
+def runs(tmp_path_factory):
+    """Runs with dropout, two steps per dispatch, which do not divide those between saves.
+
+    One of them was never stopped.
+    """
+    knobs = "steps=12,every=3,dropout=0.1,dispatch=2"
+    made = Runs(tmp_path_factory.mktemp("runs"), knobs)
+    status, out, _ = made.run("straight", "SIGUSR1", "file", 0)
     assert status == 0
-    runs.operations = int(out.rpartition("file operations: ")[2])
-    return runs
+    made.operations = int(out.rpartition("file operations: ")[2])
+    return made
 
 
-@pytest.fixture(scope="module")
-def several(tmp_path_factory):
-    """The same with two steps per dispatch, which do not divide those between saves."""
-    runs = Runs(tmp_path_factory.mktemp("several"), "steps=12,every=3,dropout=0.1,dispatch=2")
-    assert runs.run("straight")[0] == 0
-    return runs
-
-
-def test_killed_at_random_moments(one):
+def test_killed_at_random_moments(runs):
     """From outside at some time, and from inside at operations on files, most of them in saves."""
     seed = int(os.environ.get("LM_RESEARCH_TEST_SEED", random.randrange(10**6)))
     print("LM_RESEARCH_TEST_SEED =", seed)
     rng = random.Random(seed)
-    process = one.start("killed")
+    process = runs.start("killed")
     deadline = time.monotonic() + 60
-    while not (one("killed") / "metrics.jsonl").exists() and time.monotonic() < deadline:
+    while not (runs("killed") / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(rng.uniform(0, 1))
     process.kill()
     process.communicate()
     for _ in range(2):
-        at = rng.randrange(1, one.operations)
-        status, _, err = one.run("killed", "SIGKILL", "file", at)
+        at = rng.randrange(1, runs.operations)
+        status, _, err = runs.run("killed", "SIGKILL", "file", at)
         assert status in (0, -signal.SIGKILL), err
-    status, _, err = one.run("killed")
+    status, _, err = runs.run("killed")
     assert status == 0, err
-    same(one("killed"), one("straight"), 12)
+    same(runs("killed"), runs("straight"), 12)
 
 
-def test_killed_just_before_a_save_is_complete(one):
+def test_killed_just_before_a_save_is_complete(runs):
     """The rename that ends a save of step 6 never comes: the run goes on at step 3."""
     code = DRIVER.replace('happened("file")', "ending(event, arguments)").replace(
         "loop.draw = drawn",
@@ -179,34 +175,34 @@ loop.draw = drawn""",
     name = "unsaved"
     try:
         driver, globals()["DRIVER"] = DRIVER, code
-        status, _, err = one.run(name, "SIGKILL", "file", 0)
+        status, _, err = runs.run(name, "SIGKILL", "file", 0)
     finally:
         globals()["DRIVER"] = driver
     assert status == -signal.SIGKILL, err
-    assert steps(one(name)) == [3]
-    assert any("tmp" in path.name for path in (one(name) / "checkpoints").iterdir())
-    status, _, err = one.run(name)
+    assert steps(runs(name)) == [3]
+    assert any("tmp" in path.name for path in (runs(name) / "checkpoints").iterdir())
+    status, _, err = runs.run(name)
     assert status == 0 and "going on at step 3" in err
-    same(one(name), one("straight"), 12)
-    assert not any("tmp" in path.name for path in (one(name) / "checkpoints").iterdir())
+    same(runs(name), runs("straight"), 12)
+    assert not any("tmp" in path.name for path in (runs(name) / "checkpoints").iterdir())
 
 
-def test_told_to_stop_and_then_damaged(several):
+def test_told_to_stop_and_then_damaged(runs):
     """SIGTERM and SIGINT save between regular saves; a flipped bit costs at most a step back."""
     name = "stopped"
-    status, out, _ = several.run(name, "SIGTERM", "draw", 1)  # draws end at 2, 3, 4, 6, 8, 9, ...
+    status, out, _ = runs.run(name, "SIGTERM", "draw", 1)  # draws end at 2, 3, 4, 6, 8, 9, ...
     assert status == 75 and "stopped at step 2 of 12; the same command goes on" in out
-    assert steps(several(name)) == [2]
-    status, out, err = several.run(name, "SIGINT", "draw", 2)
+    assert steps(runs(name)) == [2]
+    status, out, err = runs.run(name, "SIGINT", "draw", 2)
     assert status == 75 and "going on at step 2" in err and "stopped at step 4 of 12" in out
-    assert steps(several(name)) == [2, 3, 4]
-    flip(several(name) / "checkpoints" / "4")
-    status, _, err = several.run(name)
+    assert steps(runs(name)) == [2, 3, 4]
+    flip(runs(name) / "checkpoints" / "4")
+    status, _, err = runs.run(name)
     assert status == 0 and "going on at step 3" in err
     lines = [line for line in err.splitlines() if line.startswith("fallback")]
     assert len(lines) == 1 and "step 4" in lines[0] and "step 3" in lines[0]
-    same(several(name), several("straight"), 12)
-    facts = json.loads((several(name) / "facts.json").read_text())
+    same(runs(name), runs("straight"), 12)
+    facts = json.loads((runs(name) / "facts.json").read_text())
     assert "step 4" in facts["fallbacks"][0]["asked"]
 
 
