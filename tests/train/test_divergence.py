@@ -62,6 +62,7 @@ def test_a_skipped_batch_was_never_there(dispatch):
         optimizer=AdamW(1e-2, warmup=3),
         batch=Batch(B),
         divergence=Divergence("skip"),
+        reductions="fast",
         steps=100,
         seed=0,
     )
