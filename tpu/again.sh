@@ -12,6 +12,7 @@ told=false
 pass() {
   told=true
   kill -s "$1" "$child" 2> /dev/null
+  kill -s CONT "$child" 2> /dev/null # one that is frozen hears nothing before
 }
 trap 'pass TERM' TERM
 trap 'pass INT' INT
