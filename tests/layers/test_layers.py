@@ -161,6 +161,14 @@ def run(module, params, x, **options):
     return module.apply({"params": params, **options.pop("patches", {})}, *given, **options)
 
 
+@pytest.fixture
+def quickly():
+    """Programs are compiled without optimizations: most of a test's time where they are large."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.mark.parametrize(
     "layers, period, blocks",
     [
@@ -169,7 +177,7 @@ def run(module, params, x, **options):
         (2, 3, {"rest_0": 1, "rest_1": 1}),
     ],
 )
-def test_scanned_unrolled_rematerialized_and_separate_are_equal(layers, period, blocks):
+def test_scanned_unrolled_rematerialized_and_separate_are_equal(quickly, layers, period, blocks):
     x = normal(2, 6, 32)
     made = functools.partial(repeating, layers, period)
     params = run(made(), None, x)
@@ -181,14 +189,20 @@ def test_scanned_unrolled_rematerialized_and_separate_are_equal(layers, period, 
         return jax.jit(jax.value_and_grad(lambda p: jnp.sin(run(module, p, x)[0]).sum()))(params)
 
     want, want_gradient = gradient(made(execution="scan"), params)
-    for choices in (dict(execution="unroll"), dict(remat="dots"), dict(remat="full")):
+    # One repetition that is made again stands for all of them.
+    executions = (
+        dict(execution="unroll"),
+        dict(remat="dots"),
+        dict(execution="scan", remat="full"),
+    )
+    for choices in executions:
         got, got_gradient = gradient(made(**choices), params)
         np.testing.assert_allclose(got, want, rtol=1e-5)
         for a, b in zip(jax.tree.leaves(got_gradient), jax.tree.leaves(want_gradient)):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    apart = made(execution="separate")
-    got = run(apart, separated(params, layers), x)[0]
-    want = run(made(), params, x)[0]
+    forward = lambda module, params: jax.jit(lambda p: run(module, p, x)[0])(params)
+    got = forward(made(execution="separate"), separated(params, layers))
+    want = forward(made(execution="scan"), params)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
