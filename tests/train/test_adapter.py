@@ -44,7 +44,7 @@ def started(workdir, base, trained=lambda state: state.trained, **weights):
         state = state.replace(trained=trained(state))
         checkpoints.save(2, state, 0)
         checkpoints.close()
-    loop.claim(workdir, resolved)
+    loop.claim(workdir, resolved, {"position": 0})
     return resolved, state
 
 
