@@ -7,6 +7,7 @@ no B, so its D takes `fsdp`.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -116,6 +117,17 @@ def names_of(axes: str | Sequence[str] | None) -> tuple[str, ...]:
     return () if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
 
 
+def axes_of(letter: str) -> tuple[str, ...]:
+    """The mesh axes that a letter takes where nothing else has them."""
+    return names_of(nn.logical_to_mesh_axes((letter,), nn.get_logical_axis_rules())[0])
+
+
+def parts(axes: str | Sequence[str] | None) -> int:
+    """Into how many parts mesh axes cut what they share out."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return math.prod(sizes[name] for name in names_of(axes))
+
+
 def _arranged(devices: list[jax.Device], sizes: Mapping[str, int], slices: int) -> np.ndarray:
     """Devices as an array with the mesh's axes, those of a slice in one block of `data`.
 
@@ -180,13 +192,11 @@ def placed_shapes(tree: Any) -> Any:
 
 def _check_divides(path, leaf, letters, sharding) -> None:
     for size, letter, axes in zip(leaf.shape, letters, sharding.spec, strict=False):
-        names = names_of(axes)
-        parts = math.prod(sharding.mesh.shape[name] for name in names)
-        if size % parts:
+        if size % (count := parts(axes)):
             name = "/".join(str(key.key) for key in path if hasattr(key, "key"))
             raise UserError(
                 f"axis {letter} of {name} has {size} entries, which mesh axis "
-                f"{'*'.join(names)} of size {parts} does not divide"
+                f"{'*'.join(names_of(axes))} of size {count} does not divide"
             )
 
 
@@ -196,12 +206,8 @@ def check_batch(rows: int, what: str = "batch.size") -> None:
     Raises:
       UserError: says which sizes would be accepted.
     """
-    names, parts = batch_parts()
-    if rows % parts:
-        raise UserError(
-            f"{what} gives {rows} rows, which {'*'.join(names)} = {parts} does not divide; "
-            f"it takes a multiple of {parts}"
-        )
+    names = axes_of("B")
+    check_multiple(f"{what} gives {rows} rows", rows, "*".join(names), parts(names))
 
 
 def check_length(length: int, what: str = "objective.length") -> None:
@@ -210,19 +216,25 @@ def check_length(length: int, what: str = "objective.length") -> None:
     Raises:
       UserError: says which lengths would be accepted.
     """
-    parts = jax.sharding.get_mesh().shape["sequence"]
-    if length % parts:
+    check_multiple(f"{what} is {length}", length, "mesh.sequence", parts("sequence"))
+
+
+def check_multiple(told: str, count: int, name: str, divisor: int) -> None:
+    """Refuses a count that a divisor does not divide.
+
+    Args:
+      told: what the count is of.
+      count: what is to be shared out.
+      name: of what shares it out.
+      divisor: into how many parts.
+
+    Raises:
+      UserError: says what would be accepted.
+    """
+    if count % divisor:
         raise UserError(
-            f"{what} is {length}, which mesh.sequence = {parts} does not divide; "
-            f"it takes a multiple of {parts}"
+            f"{told}, which {name} = {divisor} does not divide; it takes a multiple of {divisor}"
         )
-
-
-def batch_parts() -> tuple[tuple[str, ...], int]:
-    """The mesh axes over which rows are shared out, and how many parts those make."""
-    names = names_of(nn.logical_to_mesh_axes(("B",), nn.get_logical_axis_rules())[0])
-    sizes = jax.sharding.get_abstract_mesh().shape
-    return names, math.prod(sizes[name] for name in names)
 
 
 def share() -> tuple[int, int]:
@@ -233,22 +245,26 @@ def share() -> tuple[int, int]:
     Raises:
       UserError: the rows of its devices do not lie together.
     """
-    parts = batch_parts()[1]
-    where = batch_sharding().addressable_devices_indices_map((parts,)).values()
+    return _share(batch_sharding(), parts(axes_of("B")))
+
+
+@functools.lru_cache
+def _share(sharding: NamedSharding, shares: int) -> tuple[int, int]:
+    where = sharding.addressable_devices_indices_map((shares,)).values()
     mine = sorted({rows.start or 0 for (rows,) in where})
     if mine != list(range(mine[0], mine[0] + len(mine))) or mine[0] % len(mine):
         raise UserError(
-            f"the mesh gives process {jax.process_index()} rows {mine} of each {parts}, which do "
+            f"the mesh gives process {jax.process_index()} rows {mine} of each {shares}, which do "
             "not lie together; give the axes that share out rows (data, fsdp, expert) sizes that "
             "fit into the processes"
         )
-    return mine[0] // len(mine), parts // len(mine)
+    return mine[0] // len(mine), shares // len(mine)
 
 
 def batch_sharding(leading: int = 0) -> NamedSharding:
     """The sharding of a batch [..., B, ...] whose B comes after `leading` whole axes."""
-    axes = nn.logical_to_mesh_axes(("B",), nn.get_logical_axis_rules())
-    return NamedSharding(jax.sharding.get_mesh(), PartitionSpec(*(None,) * leading, *axes))
+    spec = PartitionSpec(*(None,) * leading, axes_of("B"))
+    return NamedSharding(jax.sharding.get_mesh(), spec)
 
 
 def place(batch: Any, leading: int = 0) -> Any:
@@ -258,11 +274,11 @@ def place(batch: Any, leading: int = 0) -> Any:
       batch: tree of numpy arrays [..., B / parts, ...]: the rows of this process's `share`.
       leading: axes before B.
     """
-    sharding, parts = batch_sharding(leading), share()[1]
+    sharding, shares = batch_sharding(leading), share()[1]
 
     def spanning(rows):
         rows = np.asarray(rows)
-        whole = [n * parts if axis == leading else n for axis, n in enumerate(rows.shape)]
+        whole = [n * shares if axis == leading else n for axis, n in enumerate(rows.shape)]
         return jax.make_array_from_process_local_data(sharding, rows, tuple(whole))
 
     return jax.tree.map(spanning, batch)

@@ -49,12 +49,30 @@ def pytest_unconfigure():
 @pytest.fixture(scope="module", autouse=True)
 def programs(request):
     """Those that a module has compiled go with it; layers round as their users' do."""
-    optimized = request.path.parent.name == "layers" or request.path.stem == "test_sample"
+    fully = request.path.parent.name == "layers" or request.path.stem == "test_sample"
     quick = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
-    jax.config.update("jax_disable_most_optimizations", quick and not optimized)
-    yield
-    jax.config.update("jax_disable_most_optimizations", quick)
+    yield from compiled(quick and not fully)
     jax.clear_caches()  # thousands of programs in one process exhaust its memory maps
+
+
+def compiled(quickly):
+    """A block in which programs are compiled without optimizations, or with those of users."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", quickly)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def quickly():
+    """A test whose large programs are compiled without optimizations, in a module with them."""
+    yield from compiled(True)
+
+
+@pytest.fixture
+def optimized():
+    """A test whose programs are compiled as those of users are."""
+    yield from compiled(False)
 
 
 @pytest.fixture(autouse=True)

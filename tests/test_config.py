@@ -7,6 +7,7 @@ import pytest
 
 from lm_research import config
 from lm_research.errors import UserError
+from lm_research.train import experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,16 @@ class Outer:
 
 
 CONTENTS = {"Inner": Inner, "Outer": Outer}
+
+
+def test_what_a_file_need_not_declare_has_the_defaults_of_what_it_makes():
+    for section, fields in config.FIELDS.items():
+        made = experiment.CONTENTS[experiment.KINDS[section]]
+        defaults = {field.name: field.default for field in dataclasses.fields(made)}
+        for name, value in fields.items():
+            assert defaults[name] == (None if isinstance(value, type) else value), name
+    for name, value in config.OPTIONAL.items():
+        assert getattr(experiment.Experiment, name) == value
 
 
 def test_build_nests_and_converts():

@@ -318,14 +318,14 @@ def other_mesh(runs: Runs) -> int:
     expected, seconds = runs.expected(*flags)
     workdir = runs.new()
     first, second = runs.rng.sample(meshes, 2)
-    laid = lambda sizes: [f"--config.mesh.{name}={size}" for name, size in sizes.items()]
-    fixed = [] if "data" in first else ["--config.mesh.data=1"]
-    process = runs.started(workdir, *flags, *fixed, *laid(first), devices=8)
+    laid = lambda sizes: [
+        f"--config.mesh.{name}={size}" for name, size in {"data": 1, **sizes}.items()
+    ]
+    process = runs.started(workdir, *flags, *laid(first), devices=8)
     nap(runs.rng, process, 2 * seconds)
     process.kill()
     process.communicate()
-    fixed = [] if "data" in second else ["--config.mesh.data=1"]
-    finished(runs, workdir, *flags, *fixed, *laid(second), devices=8)
+    finished(runs, workdir, *flags, *laid(second), devices=8)
     same(workdir, expected, None if flags else 2e-4)
     return 1
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 
-from lm_research.mesh import POSITIONS, names_of
+from lm_research.mesh import POSITIONS, axes_of, parts
 from lm_research.target import target
 
 Array = jax.Array
@@ -59,10 +59,11 @@ def shard(x: Array, letters: Sequence[str | None]) -> Array:
     """
     if one_device():
         return x
-    whole = lambda letter, n, axes: letter and letter in POSITIONS and n % parts(axes)
-    axes = nn.logical_to_mesh_axes(tuple(letters), nn.get_logical_axis_rules())
-    axes = (None if whole(*known) else known[2] for known in zip(letters, x.shape, axes))
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))
+    spec = list(nn.logical_to_mesh_axes(tuple(letters), nn.get_logical_axis_rules()))
+    for i, letter in enumerate(letters):
+        if letter and letter in POSITIONS and x.shape[i] % parts(spec[i]):
+            spec[i] = None
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
 def by_heads(x: Array, letter: str = "N") -> Array:
@@ -74,23 +75,16 @@ def by_heads(x: Array, letter: str = "N") -> Array:
     """
     if one_device():
         return x
-    heads, rows = heads_axes(), nn.logical_to_mesh_axes(("B",), nn.get_logical_axis_rules())
+    heads = heads_axes()
     if x.shape[2] % parts(heads):
-        heads = names_of(nn.logical_to_mesh_axes((letter,), nn.get_logical_axis_rules())[0])
-    spec = PartitionSpec(rows[0], None, heads or None, None)
+        heads = axes_of(letter)
+    spec = PartitionSpec(axes_of("B"), None, heads or None, None)
     return jax.lax.with_sharding_constraint(x, spec)
 
 
 def heads_axes() -> tuple[str, ...]:
     """The mesh axes over which attention shares out its heads: their own, and the positions'."""
-    rules = nn.get_logical_axis_rules()
-    return tuple(n for x in "NT" for n in names_of(nn.logical_to_mesh_axes((x,), rules)[0]))
-
-
-def parts(axes: str | Sequence[str] | None) -> int:
-    """Into how many parts mesh axes cut what they share out."""
-    sizes = jax.sharding.get_abstract_mesh().shape
-    return math.prod(sizes[name] for name in names_of(axes))
+    return (*axes_of("N"), *axes_of("T"))
 
 
 def one_device() -> bool:

@@ -15,14 +15,13 @@ from lm_research.layers.einsum import (
     matmul,
     one_cpu,
     one_device,
-    parts,
     row_major,
     shard,
     stream_dtype,
 )
 from lm_research.layers.mlp import ACTIVATIONS, Activation
 from lm_research.layers.tap import tap
-from lm_research.mesh import names_of
+from lm_research.mesh import axes_of, names_of, parts
 from lm_research.target import target
 
 Array = jax.Array
@@ -103,7 +102,7 @@ def _sharded(mixed, mesh: jax.sharding.AbstractMesh, rows: int, length: int):
     """
     rules = nn.get_logical_axis_rules()
     experts, _, hidden = nn.logical_to_mesh_axes(("E", "D", "F"), rules)
-    batch, positions = (names_of(nn.logical_to_mesh_axes((x,), rules)[0]) for x in "BT")
+    batch, positions = axes_of("B"), axes_of("T")
     own = names_of(experts)
     # Undivided: the two tokens that a model starts from, prompts one by one, a token to decode.
     batch = () if rows % parts(batch) else tuple(name for name in batch if name not in own)

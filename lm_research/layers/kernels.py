@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -19,12 +18,12 @@ from lm_research.layers.einsum import (
     matmul,
     one_cpu,
     one_device,
-    parts,
     shard,
 )
 from lm_research.layers.mask import FAR, Mask
 from lm_research.layers.position import Bias
 from lm_research.layers.stand_in import stand_in
+from lm_research.mesh import axes_of, parts
 from lm_research.target import target
 
 Array = jax.Array
@@ -206,7 +205,6 @@ def _splash(query, key, value, mask, order, bias, scale, soft_cap, dtype, interp
         pattern = splash.LocalMask((T, S), reach, 0)
     else:
         pattern = splash.CausalMask((T, S)) if mask.causal else splash.FullMask((T, S))
-    (batch,) = nn.logical_to_mesh_axes(("B",), nn.get_logical_axis_rules())
     mesh = jax.sharding.get_abstract_mesh()
 
     def local(query, key, value, segments):
@@ -227,7 +225,8 @@ def _splash(query, key, value, mask, order, bias, scale, soft_cap, dtype, interp
     segments = None if mask.segments is None else tuple(s.astype(jnp.int32) for s in mask.segments)
     if one_device():
         return local(query, key, value, segments)
-    rows, batch = PartitionSpec(batch, None, heads_axes() or None, None), PartitionSpec(batch)
+    batch = PartitionSpec(axes_of("B"))
+    rows = PartitionSpec(*batch, None, heads_axes() or None, None)
     run = jax.shard_map(
         local,
         mesh=mesh,

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from lm_research import log
-from lm_research.layers.einsum import one_device, parts
-from lm_research.mesh import batch_parts, names_of
+from lm_research.layers.einsum import one_device
+from lm_research.mesh import axes_of, parts
 
 Array = jax.Array
 Tree = Any
@@ -21,10 +20,7 @@ NOT_OF_ROWS = ("weight", "made", "waves")  # of what blocks are given: a `Bias`,
 
 def stages() -> int:
     """Into how many parts the mesh cuts a stack's layers."""
-    if one_device():
-        return 1
-    (axes,) = nn.logical_to_mesh_axes(("L",), nn.get_logical_axis_rules())
-    return parts(axes)
+    return 1 if one_device() else parts(axes_of("L"))
 
 
 def pipelined(
@@ -53,9 +49,8 @@ def pipelined(
     leaves = [cut(leaf, count) if rows else leaf for (_, leaf), rows in zip(leaves, of_rows)]
     xs = cut(x, count)
     params = jax.tree.map(lambda a: a.reshape(S, -1, *a.shape[1:]), params)
-    (axes,) = nn.logical_to_mesh_axes(("L",), nn.get_logical_axis_rules())
-    (rows,) = nn.logical_to_mesh_axes(("B",), nn.get_logical_axis_rules())
-    laid = lambda state: jax.lax.with_sharding_constraint(state, PartitionSpec(axes, rows))
+    spec = PartitionSpec(axes_of("L"), axes_of("B"))
+    laid = lambda state: jax.lax.with_sharding_constraint(state, spec)
 
     def stage(params, x, key, *leaves):
         given = jax.tree.unflatten(structure, leaves)
@@ -69,7 +64,7 @@ def pipelined(
         return jax.lax.scan(step, x, (jnp.arange(layers), params))[0]
 
     axes_in = (0, 0, None if key is None else 0, *(0 if rows else None for rows in of_rows))
-    together = jax.vmap(stage, axes_in, spmd_axis_name=names_of(axes))
+    together = jax.vmap(stage, axes_in, spmd_axis_name=axes_of("L"))
 
     def tick(state, i):
         state = laid(jnp.roll(state, 1, 0).at[0].set(xs[jnp.minimum(i, count - 1)]))
@@ -90,7 +85,8 @@ def pipelined(
 
 def pieces(rows: int, stages: int) -> int:
     """Into how many pieces a batch is cut: the most that the mesh's other axes let be."""
-    whole = rows // batch_parts()[1] if rows % batch_parts()[1] == 0 else rows
+    shares = parts(axes_of("B"))
+    whole = rows if rows % shares else rows // shares
     return next(n for n in range(min(whole, PER_STAGE * stages), 0, -1) if whole % n == 0)
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from lm_research.layers import Head, shard
-from lm_research.layers.einsum import one_device, parts
-from lm_research.mesh import names_of
+from lm_research.layers.einsum import one_device
+from lm_research.mesh import axes_of, names_of, parts
 
 Array = jax.Array
 Tree = Any
@@ -35,8 +35,7 @@ class Share:
         """That of the current mesh and rules; one part where it does not divide B and T."""
         if one_device():
             return cls()
-        axes = nn.logical_to_mesh_axes(("B", "T"), nn.get_logical_axis_rules())
-        rows, positions = (names_of(each) for each in axes)
+        rows, positions = axes_of("B"), axes_of("T")
         sizes = parts(rows), parts(positions)
         if B % sizes[0] or T % sizes[1]:
             return cls()

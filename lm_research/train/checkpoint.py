@@ -152,12 +152,12 @@ class Checkpoints:
 
     def finish(self, step: int, state: Tree, position: int, **facts: Any) -> None:
         """`save`, until it is on disk."""
-        self.save(step, state, position, **facts)
-        self.wait()
-        while self._again is not None:
-            time.sleep(max(0.0, self._again - time.monotonic()))
+        while True:
             self.save(step, state, position, **facts)
             self.wait()
+            if self._again is None:
+                return
+            time.sleep(max(0.0, self._again - time.monotonic()))
 
     def wait(self) -> None:
         """Returns when nothing is being saved.

@@ -1,6 +1,6 @@
 """The training step, compiled ahead of time: its memory and its partitioned program."""
 
-import functools
+import math
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -61,8 +61,5 @@ def program(trainer: Trainer, state: State, batches: Any) -> Program:
 
 def placed_bytes(tree: Any) -> int:
     """Bytes that each device holds of a tree of shapes with shardings."""
-    size = lambda leaf: (
-        leaf.dtype.itemsize
-        * functools.reduce(lambda a, b: a * b, leaf.sharding.shard_shape(leaf.shape), 1)
-    )
+    size = lambda leaf: leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
     return sum(map(size, jax.tree.leaves(tree)))

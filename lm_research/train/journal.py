@@ -88,7 +88,7 @@ class Journal:
 
     def _facts(self, params: Any, trained: int) -> None:
         sizes = dict(jax.sharding.get_mesh().shape)
-        letters = set("BT") | {
+        letters = set("BTS") | {
             letter
             for box in jax.tree.leaves(abstract(self.x.model), is_leaf=tree.boxed)
             for letter in getattr(box, "names", ())

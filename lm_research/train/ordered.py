@@ -26,18 +26,15 @@ def check(shards: int) -> None:
     Raises:
       UserError: it shares out more than rows, or they do not make whole shards.
     """
-    names, parts = mesh.batch_parts()
+    names = mesh.axes_of("B")
     sizes = jax.sharding.get_mesh().shape
     if others := [name for name, size in sizes.items() if size > 1 and name not in names]:
         raise UserError(
             f"reductions is 'ordered', and the mesh has {others[0]}={sizes[others[0]]}; sums over "
             f"{', '.join(names)} alone can be ordered"
         )
-    if shards % parts:
-        raise UserError(
-            f"batch.shards is {shards}, which {'*'.join(names)} = {parts} does not divide; "
-            f"it takes a multiple of {parts}"
-        )
+    told = f"batch.shards is {shards}"
+    mesh.check_multiple(told, shards, "*".join(names), mesh.parts(names))
 
 
 def everywhere(step: Callable[[Tree, Tree], Tree]) -> Callable[[Tree, Tree], Tree]:
@@ -46,8 +43,7 @@ def everywhere(step: Callable[[Tree, Tree], Tree]) -> Callable[[Tree, Tree], Tre
     Args:
       step: of the state and of this device's rows; its result is the same on all of them.
     """
-    names, _ = mesh.batch_parts()
-    whole, rows = PartitionSpec(), PartitionSpec(names)
+    whole, rows = PartitionSpec(), PartitionSpec(mesh.axes_of("B"))
 
     def alone(state, rows):
         # What was gathered may lie in memory in another order, and products would round otherwise;
@@ -72,8 +68,8 @@ def sums(measure: Callable[[Tree, Array], Tree], batch: Tree, key: Array, shards
       batch: this device's rows, [B / devices, ...].
       shards: in all.
     """
-    names, parts = mesh.batch_parts()
-    here = shards // parts
+    names = mesh.axes_of("B")
+    here = shards // mesh.parts(names)
     first = jax.lax.axis_index(names) * here
 
     def one(piece):

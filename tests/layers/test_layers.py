@@ -161,14 +161,6 @@ def run(module, params, x, **options):
     return module.apply({"params": params, **options.pop("patches", {})}, *given, **options)
 
 
-@pytest.fixture
-def quickly():
-    """Programs are compiled without optimizations: most of a test's time where they are large."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.parametrize(
     "layers, period, blocks",
     [

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from outcomes import line, outcome
 
 from lm_research import log, mesh, tree
 from lm_research.models import GPT2
@@ -20,16 +21,6 @@ from lm_research.train.step import Trainer, train_steps
 from lm_research.weights import Full
 
 B, T, V = 8, 16, 32
-
-
-def line(result, *parts, status=2):
-    """Checks that a command ended with one line that has `parts` in it."""
-    got, _, err = result
-    last = err.splitlines()[-1]
-    assert got == status and last.startswith("lm_research: ") and "Traceback" not in err, result
-    for part in parts:
-        assert part in last
-    return last
 
 
 def bits(state):
@@ -125,15 +116,6 @@ def stopped(run, after, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "draw", drawn)
         assert run()[0] == 130
-
-
-def outcome(workdir):
-    """What must not depend on what happened: the last state's content, and every row."""
-    speeds = ("tokens_per_second", "flops_per_second", "data_wait", "mfu", "goodput", "time")
-    rows = [{k: v for k, v in row.items() if k not in speeds} for row in log.rows(workdir)]
-    last = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
-    meta = json.loads((workdir / "checkpoints" / str(last) / "meta" / "metadata").read_text())
-    return last, meta, rows, (workdir / "samples.md").read_text()
 
 
 @pytest.mark.parametrize(

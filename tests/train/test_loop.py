@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from outcomes import line
 
 from lm_research import mesh
 from lm_research.data import pipeline
@@ -26,16 +27,6 @@ def contents(workdir):
     """Every file of a run, but for locks and logs of events."""
     files = (path for path in workdir.rglob("*") if path.is_file() and path.name != ".lock")
     return {path.relative_to(workdir): path.read_bytes() for path in files}
-
-
-def line(result, *parts, status=2):
-    """Checks that a command ended with one line that has `parts` in it."""
-    got, _, err = result
-    last = err.splitlines()[-1]
-    assert got == status and last.startswith("lm_research: ") and "Traceback" not in err, result
-    for part in parts:
-        assert part in last
-    return last
 
 
 @pytest.fixture

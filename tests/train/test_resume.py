@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from outcomes import lasting
 
 ROOT = Path(__file__).parents[2]
-SPEEDS = ("tokens_per_second", "flops_per_second", "data_wait", "mfu", "goodput", "time")
 
 # `python -c DRIVER SIGNAL WHAT NUMBER train --flags` sends itself a signal at the given draw of
 # data, or at the given operation on files of the run; the audit events of the latter are also
@@ -106,12 +106,6 @@ def saved(workdir: Path, step: int):
     return {name: np.asarray(leaf) for name, leaf in found["state"].items()}, found["meta"]
 
 
-def rows(workdir: Path) -> list[dict]:
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    found = [row for row in map(json.loads, lines) if row["kind"] != "waiting"]
-    return [{k: v for k, v in row.items() if k not in SPEEDS} for row in found]
-
-
 def same(workdir: Path, straight: Path, last: int) -> None:
     """Checks that two finished runs are the same bit for bit."""
     assert steps(workdir)[-1] == steps(straight)[-1] == last
@@ -120,7 +114,7 @@ def same(workdir: Path, straight: Path, last: int) -> None:
     for name in want:
         assert got[name].tobytes() == want[name].tobytes(), name
     assert meta == expected and meta["position"] == 8 * last
-    assert rows(workdir) == rows(straight)
+    assert lasting(workdir, ("waiting",)) == lasting(straight, ("waiting",))
     for name in ("samples.md", "config.json"):
         assert (workdir / name).read_bytes() == (straight / name).read_bytes()
 

@@ -28,15 +28,6 @@ MODELS = {
 }
 
 
-@pytest.fixture
-def optimized():
-    """Programs are compiled as those of users are."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def experiment(**changes):
     fields = dict(
         model=MODELS["llama"],
