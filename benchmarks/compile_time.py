@@ -29,29 +29,17 @@ def measure(execution: str, layers: int) -> dict[str, float]:
     """Seconds to trace and to compile one training step."""
     import functools
     import time
-    import types
 
     import jax
     import jax.numpy as jnp
+    from steps import trainer as training
 
     from lm_research.models import GPT2
     from lm_research.objectives import Causal
-    from lm_research.optimizers import AdamW
-    from lm_research.train.divergence import Divergence
-    from lm_research.train.step import Trainer, train_step
-    from lm_research.weights import Full
+    from lm_research.train.step import train_step
 
-    experiment = types.SimpleNamespace(
-        model=GPT2(VOCAB, WIDTH, layers, HEADS, context=LENGTH, execution=execution),
-        objective=Causal(LENGTH),
-        weights=Full(),
-        optimizer=AdamW(3e-4),
-        batch=types.SimpleNamespace(microbatches=1),
-        divergence=Divergence(),
-        steps=1000,
-        seed=0,
-    )
-    trainer = Trainer.of(experiment)
+    model = GPT2(VOCAB, WIDTH, layers, HEADS, context=LENGTH, execution=execution)
+    trainer = training(model, Causal(LENGTH), 3e-4)
     state = trainer.abstract()  # traces the model once, and so imports what tracing needs
     names = {"tokens": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
     batch = {name: jax.ShapeDtypeStruct((ROWS, LENGTH), kind) for name, kind in names.items()}

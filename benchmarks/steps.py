@@ -13,13 +13,13 @@ import statistics
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import record
 
+TURN = 3  # steps; the first one after another side's turn is slower than those that follow
 PEER = "PyTorch float32"
 SIDES = {
     PEER: dict(side="torch", dtype="float32"),
@@ -31,20 +31,13 @@ SIDES = {
 def trainer(model: Any, objective: Any, rate: float) -> Any:
     """Trains all weights with AdamW at a constant rate."""
     from lm_research.optimizers import AdamW
-    from lm_research.train.divergence import Divergence
+    from lm_research.train.experiment import Batch, Experiment
     from lm_research.train.step import Trainer
-    from lm_research.weights import Full
 
+    optimizer = AdamW(rate, shape="constant")
     return Trainer.of(
-        types.SimpleNamespace(
-            model=model,
-            objective=objective,
-            weights=Full(),
-            optimizer=AdamW(rate, shape="constant"),
-            batch=types.SimpleNamespace(microbatches=1),
-            divergence=Divergence(),
-            steps=1000,
-            seed=0,
+        Experiment(
+            model=model, objective=objective, optimizer=optimizer, steps=1000, batch=Batch(1)
         )
     )
 
@@ -190,7 +183,7 @@ def beside_pytorch(
         )
         return side(json.loads(options.work), lambda spec: (run(spec), 1))
     shape = options.shape
-    seconds = compare(shape, SIDES, options.rounds, 1, program)
+    seconds = compare(shape, SIDES, options.rounds, TURN, program)
     rows = [
         record.Row(
             f"{described(shape)}, {name}",

@@ -21,11 +21,8 @@ from lm_research import mesh
 from lm_research.models import GPT2
 from lm_research.objectives import Causal
 from lm_research.optimizers import AdamW
-from lm_research.train.checkpoint import Checkpoint
-from lm_research.train.divergence import Divergence
 from lm_research.train.experiment import Batch, Experiment
 from lm_research.train.step import Trainer, train_steps
-from lm_research.weights import Full
 
 V, T, B = 8192, 128, 64
 MODEL = dict(vocab=V, width=256, layers=4, heads=8, context=T)
@@ -62,22 +59,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "virtual_devices.json")
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 8)
+    optimizer = AdamW(1e-3, warmup=2)
     x = Experiment(
-        model=GPT2(**MODEL),
-        objective=Causal(T),
-        data=None,
-        weights=Full(),
-        optimizer=AdamW(1e-3, warmup=2),
-        evals={},
-        mesh=mesh.Mesh(),
-        seed=0,
-        steps=100,
-        batch=Batch(B),
-        init=None,
-        resume="same",
-        checkpoint=Checkpoint(),
-        log=None,
-        divergence=Divergence(),
+        model=GPT2(**MODEL), objective=Causal(T), optimizer=optimizer, steps=100, batch=Batch(B)
     )
     one = Side(x, {}, 1)
     rows, pairs = [], {}

@@ -21,6 +21,7 @@ from lm_research.layers.einsum import (
     shard,
 )
 from lm_research.layers.mask import FAR, Mask
+from lm_research.layers.pipeline import stages
 from lm_research.layers.position import Bias
 from lm_research.layers.stand_in import stand_in
 from lm_research.mesh import axes_of, parts
@@ -115,8 +116,11 @@ def _xla(query, key, value, mask, order, bias, scale, soft_cap, dtype, dropout=N
     added = None if bias is None else bias.made
     plain = order is None and (bias is None or added is not None)
     plain &= soft_cap is None and dropout is None
-    if plain and mask.in_blocks and T > 1 and one_cpu():
-        return blocked(query * scale, key, value, mask, dtype, added)
+    if plain and mask.in_blocks and T > 1 and _rows_on_cpus(B):
+        local = lambda q, k, v, segments, bias: blocked(
+            q, k, v, mask.replace(segments=segments), dtype, bias
+        )
+        return _each_device(local, query * scale, key, value, mask.segments, added)
     orders = order or (slots(query), slots(key))
     softmax = functools.partial(
         _softmax, mask=mask, orders=orders, bias=bias, soft_cap=soft_cap, dropout=dropout
@@ -205,9 +209,8 @@ def _splash(query, key, value, mask, order, bias, scale, soft_cap, dtype, interp
         pattern = splash.LocalMask((T, S), reach, 0)
     else:
         pattern = splash.CausalMask((T, S)) if mask.causal else splash.FullMask((T, S))
-    mesh = jax.sharding.get_abstract_mesh()
 
-    def local(query, key, value, segments):
+    def local(query, key, value, segments, _):
         heads = query.shape[2]
         kernel = splash.make_splash_mha_single_device(
             splash.MultiHeadMask([pattern] * heads),
@@ -223,18 +226,32 @@ def _splash(query, key, value, mask, order, bias, scale, soft_cap, dtype, interp
     query = (query * scale).astype(dtype)
     key, value = key.astype(dtype), value.astype(dtype)
     segments = None if mask.segments is None else tuple(s.astype(jnp.int32) for s in mask.segments)
+    return _each_device(local, query, key, value, segments)
+
+
+def _each_device(local, query, key, value, segments, bias=None):
+    """`local` of each device's rows and heads; the bias [1, N, T, S] is of all rows."""
     if one_device():
-        return local(query, key, value, segments)
-    batch = PartitionSpec(axes_of("B"))
-    rows = PartitionSpec(*batch, None, heads_axes() or None, None)
+        return local(query, key, value, segments, bias)
+    batch, heads = axes_of("B"), heads_axes() or None
+    rows = PartitionSpec(batch, None, heads, None)
+    tokens = None if segments is None else (PartitionSpec(batch), PartitionSpec(batch))
+    scores = None if bias is None else PartitionSpec(None, heads)
     run = jax.shard_map(
         local,
-        mesh=mesh,
-        in_specs=(rows, rows, rows, None if segments is None else (batch, batch)),
+        mesh=jax.sharding.get_abstract_mesh(),
+        in_specs=(rows, rows, rows, tokens, scores),
         out_specs=rows,
         check_vma=False,
     )
-    return run(query, key, value, segments)
+    return run(query, key, value, segments, bias)
+
+
+def _rows_on_cpus(rows: int) -> bool:
+    """Whether each of the mesh's CPU devices can attend by itself, with its part of the rows."""
+    if target().backend != "cpu":
+        return False
+    return one_device() or (stages() == 1 and rows % parts(axes_of("B")) == 0)
 
 
 def score_scale(head: int) -> float:

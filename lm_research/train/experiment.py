@@ -13,6 +13,7 @@ import flax.linen as nn
 from lm_research import config, data, evals, layers, mesh, models, objectives, optimizers, weights
 from lm_research.errors import UserError
 from lm_research.infer.sample import Sampler
+from lm_research.mesh import Mesh
 from lm_research.train import ordered
 from lm_research.train.checkpoint import Checkpoint
 from lm_research.train.divergence import Divergence
@@ -104,9 +105,12 @@ class Logging:
         return first, first + count - 1
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
     """Everything that determines a run.
+
+    A config gives every field but `reductions` and `divergence`; code that only makes steps gives
+    what differs from the defaults.
 
     Attributes:
       model: an unbound Linen module.
@@ -130,19 +134,19 @@ class Experiment:
 
     model: nn.Module
     objective: Any
-    data: Any
-    weights: Any
+    data: Any = None
+    weights: Any = dataclasses.field(default_factory=weights.Full)
     optimizer: Any
-    evals: Mapping[str, Any]
-    mesh: mesh.Mesh
-    seed: int
+    evals: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    mesh: Mesh = dataclasses.field(default_factory=Mesh)
+    seed: int = 0
     steps: int
     batch: Batch
-    init: str | None
-    resume: Literal["same", "changed"]
-    checkpoint: Checkpoint
-    log: Logging
-    divergence: Divergence
+    init: str | None = None
+    resume: Literal["same", "changed"] = "same"
+    checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+    log: Logging = Logging()
+    divergence: Divergence = dataclasses.field(default_factory=Divergence)
     reductions: Literal["fast", "ordered"] = "fast"
 
     def __post_init__(self):
@@ -239,9 +243,7 @@ CONTENTS = {
     for package in (layers, data, models, objectives, optimizers, weights, evals)
     for name in package.__all__
     if name[0].isupper()
-} | {
-    thing.__name__: thing for thing in (mesh.Mesh, Batch, Samples, Logging, Checkpoint, Divergence)
-}
+} | {thing.__name__: thing for thing in (Mesh, Batch, Samples, Logging, Checkpoint, Divergence)}
 
 
 def completed(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Sequence to sequence: an example by hand, and microbatches of uneven weight."""
 
 import functools
-import types
 
 import jax
 import numpy as np
@@ -13,8 +12,8 @@ from lm_research.models.initial import initial
 from lm_research.objectives import Causal, Seq2Seq, SpanCorruption
 from lm_research.objectives.seq2seq import filled
 from lm_research.optimizers import AdamW
+from lm_research.train.experiment import Batch, Experiment
 from lm_research.train.step import State, accumulated
-from lm_research.weights import Full
 
 RNG = np.random.default_rng(0)
 MODEL = T5(32, 16, 1, heads=2, head=8, hidden=24)
@@ -48,12 +47,12 @@ def test_microbatches_change_nothing(objective):
     batch = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
 
     def summed(count):
-        x = types.SimpleNamespace(
+        x = Experiment(
             model=MODEL,
             objective=objective,
-            weights=Full(),
             optimizer=AdamW(1e-3),
-            batch=types.SimpleNamespace(microbatches=count),
+            batch=Batch(8, count),
+            steps=1,
         )
         state = State(np.zeros((), np.int32), params, {}, None)
         return jax.jit(lambda b: accumulated(x, state, b, jax.random.key(0)))(batch)

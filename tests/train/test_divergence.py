@@ -2,7 +2,6 @@
 
 import functools
 import json
-import types
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +15,8 @@ from lm_research.objectives import Causal
 from lm_research.optimizers import AdamW
 from lm_research.train import divergence, loop
 from lm_research.train.divergence import Divergence
-from lm_research.train.experiment import Batch
+from lm_research.train.experiment import Batch, Experiment
 from lm_research.train.step import Trainer, train_steps
-from lm_research.weights import Full
 
 B, T, V = 8, 16, 32
 
@@ -46,16 +44,13 @@ def trained(x, data, dispatch=1):
 @pytest.mark.parametrize("dispatch", [1, 3])
 def test_a_skipped_batch_was_never_there(dispatch):
     """Parameters, optimizer state, step and randomness are those of the data without it."""
-    x = types.SimpleNamespace(
+    x = Experiment(
         model=GPT2(V, 16, 1, 2, context=T, dropout=0.1),
         objective=Causal(T),
-        weights=Full(),
         optimizer=AdamW(1e-2, warmup=3),
         batch=Batch(B),
         divergence=Divergence("skip"),
-        reductions="fast",
         steps=100,
-        seed=0,
     )
     tokens = np.random.default_rng(0).integers(0, V, (6, B, T + 1), np.int32)
     data = {"tokens": tokens[..., :-1], "targets": tokens[..., 1:]}

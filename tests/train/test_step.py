@@ -16,10 +16,9 @@ from lm_research.models import GPT2, Llama
 from lm_research.objectives import Causal
 from lm_research.optimizers import Adafactor, AdamW, Averaged, Lion, Muon
 from lm_research.train import ordered
-from lm_research.train.divergence import Divergence
-from lm_research.train.experiment import Batch
+from lm_research.train.experiment import Batch, Experiment
 from lm_research.train.step import Trainer, train_steps
-from lm_research.weights import Full, LoRA, Part
+from lm_research.weights import LoRA, Part
 
 B, T, V = 8, 16, 64
 MODELS = {
@@ -32,15 +31,11 @@ def experiment(**changes):
     fields = dict(
         model=MODELS["llama"],
         objective=Causal(T),
-        weights=Full(),
         optimizer=AdamW(1e-2, shape="constant"),
         batch=Batch(B),
-        divergence=Divergence(),
         steps=100,
-        seed=0,
-        reductions="fast",
     )
-    return types.SimpleNamespace(**{**fields, **changes})
+    return Experiment(**{**fields, **changes})
 
 
 def batches(steps=5):
