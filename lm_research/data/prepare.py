@@ -1,7 +1,9 @@
 """What preparing data has in common: made once, found again, and never replaced under a run."""
 
 import dataclasses
+import filecmp
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -145,16 +147,46 @@ class Preparing:
             return
         # Sources that cannot say whether they changed are read again, but for a run's sake.
         known = kept or asked["fingerprints"] is not None
-        # As JSON gives it back: a tuple is a list there.
-        if stored and known and json.loads(json.dumps(asked)) == stored["asked"]:
+        if stored and known and _plain(asked) == stored["asked"]:
             return
-        if kept and stored:
+        if not (kept and stored):
+            facts = self._made(directory)
+        elif self._made_again(directory, asked, stored):
+            facts = stored["facts"]
+        else:
             raise UserError(
                 f"{directory} was prepared from other texts or in another way; give a new "
                 "--workdir, or --config.resume=changed to go on with the new ones"
             )
-        made = {"asked": asked, "facts": self._made(directory)}
-        log.write_text(path, json.dumps(made, indent=2) + "\n")
+        log.write_text(path, json.dumps({"asked": asked, "facts": facts}, indent=2) + "\n")
+
+    def _made_again(self, directory: Path, asked: dict[str, Any], stored: dict[str, Any]) -> bool:
+        """Whether what differs is files alone, and the same would be made of them.
+
+        Files that were copied to another machine, or written anew, have other fingerprints.
+        """
+        asked, before = _plain(asked), stored["asked"]
+        files = {"fingerprints", "others"}
+        if any(asked.get(name) != before.get(name) for name in {*asked, *before} - files):
+            return False
+        with tempfile.TemporaryDirectory(dir=directory) as again:
+            try:
+                facts = self._made(Path(again))
+            except UserError:  # what is there now cannot be prepared at all
+                return False
+            return _plain(facts) == stored["facts"] and _holds(directory, Path(again))
+
+
+def _plain(given: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back: a tuple is a list there."""
+    return json.loads(json.dumps(given))
+
+
+def _holds(directory: Path, other: Path) -> bool:
+    """Whether each file below `other` is in `directory`, too, with the same bytes."""
+    names = [file.relative_to(other) for file in other.rglob("*") if file.is_file()]
+    _, differ, missing = filecmp.cmpfiles(directory, other, names, shallow=False)
+    return not differ and not missing
 
 
 def prepared_facts(directory: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import pickle
 
 import numpy as np
@@ -187,13 +188,24 @@ def test_forms_of_tables_and_short_rows(tmp_path, capsys):
 
 def test_a_run_keeps_its_data(tmp_path):
     (tmp_path / "a.txt").write_text("".join(f"__label__{b} {a}\n" for a, b in ROWS))
-    data = Labelled(Table(str(tmp_path / "a.txt")), Words(), 0.25)
-    first = data.prepare(tmp_path / "data", 8)
+
+    def prepared(**kept):
+        return Labelled(Table(str(tmp_path / "a.txt")), Words(), 0.25).prepare(
+            tmp_path / "data", 8, **kept
+        )
+
+    first = prepared()
+    os.utime(tmp_path / "a.txt", (1, 1))  # as of a copy on another machine
+    prepared(kept=True)
+    written = (tmp_path / "a.txt").read_text()
+    (tmp_path / "a.txt").write_text(written.replace("__label__good", "__label__well"))
+    with pytest.raises(UserError, match="prepared from other texts or in another way"):
+        prepared(kept=True)
     (tmp_path / "a.txt").write_text("__label__new x\n__label__good y\n")
     with pytest.raises(UserError, match="prepared from other texts or in another way"):
-        data.prepare(tmp_path / "data", 8, kept=True)
+        prepared(kept=True)
     (tmp_path / "a.txt").unlink()
-    kept = data.prepare(tmp_path / "data", 8, kept=True)
+    kept = prepared(kept=True)
     assert kept.classes == first.classes and len(kept.train) == 3
     labels = np.load(tmp_path / "data" / "train_labels" / "labels.npy")
     assert labels.tolist() == kept.train.labels.tolist()
