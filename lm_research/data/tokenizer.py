@@ -20,7 +20,10 @@ from lm_research.errors import UserError
 END = "<|endoftext|>"
 ROLES = ("eos", "bos", "pad", "mask", "cls", "sep", "unk")
 SENTINEL = "<extra_id_{}>"
-FILES = ("tokenizer.json", "vocab.json")  # any of these makes a directory a tokenizer's
+FILES = ("tokenizer.json", "vocab.json", "vocab.txt")  # any makes a directory a tokenizer's
+# Of these only `transformers` makes one of those.
+SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "source.spm")
+BERT = dict(cls="[CLS]", sep="[SEP]", pad="[PAD]", mask="[MASK]", unk="[UNK]")
 CHARACTER = r"[\s\S]"  # how a tokenizer of characters splits
 _NOT_A_CHARACTER = -1
 
@@ -392,11 +395,14 @@ def load(directory: str | Path) -> Tokenizer:
         tokenizer = byte_level(model)
         if tokenizer.token_to_id(END) is not None:
             tokenizer.add_special_tokens([END])
+    elif (directory / "vocab.txt").is_file():
+        tokenizer = _read(directory / "vocab.txt", lambda path: _word_pieces(path, directory))
     else:
         what = "is not a directory" if not directory.is_dir() else "holds no tokenizer"
         lacks = ", merges.txt is missing" if (directory / "vocab.json").is_file() else ""
         raise UserError(
-            f"{directory} {what}{lacks}; it takes tokenizer.json, or vocab.json and merges.txt"
+            f"{directory} {what}{lacks}; it takes tokenizer.json, vocab.json and "
+            "merges.txt, or BERT's vocab.txt"
         )
     special, config = _special(directory, tokenizer), _config(directory)
     if "bag" in config:
@@ -422,6 +428,10 @@ def _special(directory: Path, tokenizer: tokenizers.Tokenizer) -> dict[str, str]
     if "eos" not in found and tokenizer.token_to_id(END) is not None:
         found["eos"] = END  # GPT-2's own directories say nothing
         found.setdefault("bos", END)
+    if isinstance(tokenizer.model, models.WordPiece):  # nor do BERT's
+        for role, token in BERT.items():
+            if tokenizer.token_to_id(token) is not None:
+                found.setdefault(role, token)
     return found
 
 
@@ -451,6 +461,18 @@ def _read(path: Path, reader: Any) -> Any:
 
 def _merges(vocab: str, directory: Path) -> models.BPE:
     return models.BPE.from_file(vocab, str(directory / "merges.txt"))
+
+
+def _word_pieces(vocab: str, directory: Path) -> tokenizers.Tokenizer:
+    """BERT's, of its list of tokens and of what tokenizer_config.json says of its normalisation."""
+    config = _json(directory / "tokenizer_config.json")
+    made = tokenizers.BertWordPieceTokenizer(
+        vocab,
+        lowercase=config.get("do_lower_case", True),
+        strip_accents=config.get("strip_accents"),
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+    )
+    return tokenizers.Tokenizer.from_str(made.to_str())
 
 
 def _from_text(kind: type[Tokenizer], text: str, *rest: Mapping[str, Any]) -> Tokenizer:

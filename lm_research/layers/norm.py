@@ -37,26 +37,28 @@ class LayerNorm(nn.Module):
 
     Attributes:
       epsilon: added to the variance.
-      bias: whether there is one.
+      bias, scale: whether there is one.
       letter: the logical axis that is normalised.
     """
 
     epsilon: float = 1e-5
     bias: bool = True
     letter: str = "D"
+    scale: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [..., D]
-        scale = _vector(self, "scale", nn.initializers.ones, x.shape[-1])
+        scale = _vector(self, "scale", nn.initializers.ones, x.shape[-1]) if self.scale else None
         bias = _vector(self, "bias", nn.initializers.zeros, x.shape[-1]) if self.bias else None
         return layer_norm(x, scale, bias, self.epsilon)
 
 
-def layer_norm(x: Array, scale: Array, bias: Array | None, epsilon: float) -> Array:
+def layer_norm(x: Array, scale: Array | None, bias: Array | None, epsilon: float) -> Array:
     """What `LayerNorm` computes of its parameters."""
     y = x.astype(jnp.float32)
     y = y - jnp.mean(y, -1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + epsilon) * scale
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + epsilon)
+    y = y if scale is None else y * scale
     return (y if bias is None else y + bias).astype(x.dtype)
 
 

@@ -22,6 +22,7 @@ from lm_research.layers import (
     stream_dtype,
     tap,
 )
+from lm_research.layers.einsum import letters
 from lm_research.models.heads import Detector, HeadTransform, Pooler
 
 Array = jax.Array
@@ -67,6 +68,8 @@ class Transformer(nn.Module):
       embedding_norm: of what the embeddings add up to.
       embedding_width: C, of a factorised embedding (Lan et al., 2020), which a product widens to D;
         None is D.
+      narrows: whether another product makes C of D at the end; positions are then added after the
+        first one, and neither has a bias (Zhang et al., 2022, of their 350 M parameters).
       predicts: whether there is a vocabulary head.
       transform: what the head does to hidden states before the product; `head_bias`: whether it has
         a bias.
@@ -94,6 +97,7 @@ class Transformer(nn.Module):
     types: int = 0
     embedding_norm: nn.Module | None = None
     embedding_width: int | None = None
+    narrows: bool = False
     predicts: bool = True
     transform: HeadTransform | None = None
     head_bias: bool = False
@@ -137,6 +141,8 @@ class Transformer(nn.Module):
         given = position, mask, bias, memory, memory_mask
         x, states = self.stack(x, cache and cache[: self.stack.layers], *given)
         x, states, further = self._next(x, states, cache, given)
+        if self.narrows:
+            x = self._product("BTD,DC->BTC", "narrowing")(x)
         pooled, pair = (None, None) if self.pooler is None else self.pooler(x)
         replaced = None if self.detector is None else self.detector(x)
         head = self._head(table, x) if self.predicts else None
@@ -165,9 +171,11 @@ class Transformer(nn.Module):
         x = jnp.take(shard(table, ("V", None)), tokens, 0, mode="clip")  # [B, T, D]
         if self.embedding_scale != 1.0:
             x = x * self.embedding_scale
+        if self.narrows:
+            x = self._product("BTC,CD->BTD", "widening")(x)
         bias = None
         if isinstance(self.position, Learned | Sinusoidal):
-            x = x + self.position(position, width)
+            x = x + self.position(position, x.shape[-1])
         elif self.position is not None:
             bias = self.position()
         if self.types:
@@ -180,16 +188,22 @@ class Transformer(nn.Module):
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         x = Dropout(self.dropout)(x.astype(stream_dtype(self.dtype)))
-        if letter == "C":
-            normal = nn.initializers.normal(self.deviation)
-            shape = width, self.width
-            x = Einsum("BTC,CD->BTD", shape, True, normal, self.dtype, name="widening")(x)
+        if letter == "C" and not self.narrows:
+            x = self._product("BTC,CD->BTD", "widening", bias=True)(x)
         return table, x, bias
+
+    def _product(self, equation: str, name: str, bias: bool = False) -> Einsum:
+        """Between the widths of the embedding, C, and of the stream."""
+        sizes = {"C": self.embedding_width, "D": self.width}
+        shape = tuple(sizes[letter] for letter in letters(equation)[1])
+        normal = nn.initializers.normal(self.deviation)
+        return Einsum(equation, shape, bias, normal, self.dtype, name=name)
 
     def _head(self, table: Array, x: Array) -> Head:
         if not self.tied:
             deviation = self.head_deviation or self.deviation
-            table = Table(self.vocab, self.width, deviation, name="head")()
+            axes = "V", "D" if self.embedding_width is None else "C"
+            table = Table(self.vocab, table.shape[-1], deviation, axes, name="head")()
         transform = None if self.transform is None else self.transform(x.shape[-1], table.shape[-1])
         bias = None
         if self.head_bias:

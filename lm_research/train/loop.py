@@ -230,6 +230,12 @@ def begin_from(resolved: dict[str, Any], stored: Mapping[str, Any] | None) -> No
     if tokenizers.find(tokenizer) is not None:
         resolved["data"]["tokenizer"] = {"kind": "Pretrained", "path": str(tokenizer)}
     elif (kind := resolved["data"]["tokenizer"]["kind"]) != "Pretrained":
+        if given := [n for n in tokenizers.SENTENCEPIECE if (Path(tokenizer) / n).is_file()]:
+            raise UserError(
+                f"{tokenizer} has a tokenizer as {given[0]}; it takes {tokenizers.FILES[0]}, which "
+                f"transformers' AutoTokenizer.from_pretrained('{tokenizer}').save_pretrained('"
+                f"{tokenizer}') writes, or data.tokenizer of kind Pretrained"
+            )
         got = f"data.tokenizer ({kind}), whose ids mean something else to the model"
         log.fallback(f"the tokenizer of {tokenizer}", got, "it has none")
 

@@ -135,6 +135,20 @@ def test_tokens_that_begin_words(trained):
     assert Tokenizer(tokenizers.Tokenizer(pieces), {}).begins_word.tolist() == [True, True, False]
 
 
+def test_a_list_of_word_pieces_alone(tmp_path):
+    """As Google's BERT comes, whose tokens have roles that no file tells."""
+    pieces = "[PAD] [UNK] [CLS] [SEP] [MASK] a cat ##s film ! É".split()
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    (tmp_path / "config.json").write_text(json.dumps({"pad_token_id": 0}))
+    bert = find(tmp_path)
+    assert bert.encode("A cats! É [SEP]").tolist() == [5, 6, 7, 9, 1, 1, 1, 1]
+    assert (bert.pad, bert.unk, bert.cls, bert.sep, bert.mask) == (0, 1, 2, 3, 4)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
+    assert load(tmp_path).encode("A É").tolist() == [1, 10]
+    bert.save(tmp_path / "saved")
+    assert load(tmp_path / "saved").hash == bert.hash and pickle.loads(pickle.dumps(bert)).cls == 2
+
+
 def test_bad_input(trained, tmp_path):
     with pytest.raises(UserError, match=r"'☃' \(number 3 of 'the☃'"):
         trained["characters"].encode("the☃")

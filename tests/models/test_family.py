@@ -141,6 +141,17 @@ CASES = {
         "OPTConfig",
         OPT | {"activation_function": "gelu", "tie_word_embeddings": False},
     ),
+    "opt_narrow": ("OPTConfig", OPT | {"word_embed_proj_dim": 24, "do_layer_norm_before": False}),
+    "opt_narrow_untied": (
+        "OPTConfig",
+        OPT
+        | {"word_embed_proj_dim": 24, "tie_word_embeddings": False}
+        | {"_remove_final_layer_norm": True},
+    ),
+    "opt_bare": (
+        "OPTConfig",
+        OPT | {"enable_bias": False, "layer_norm_elementwise_affine": False},
+    ),
     "phi3": ("Phi3Config", LLAMA | {"num_key_value_heads": 2, "pad_token_id": None}),
     "phi3_partial": (
         "Phi3Config",
@@ -154,7 +165,7 @@ CASES = {
 FIRST = list({kind: case for case, (kind, _) in reversed(CASES.items())}.values())
 # One variant of each architecture, and some more: LM_RESEARCH_VARIANTS=all tries every one, as
 # benchmarks/parity.py does.
-MORE = ["gpt2_unusual", "llama_3"]
+MORE = ["gpt2_unusual", "llama_3", "opt_narrow"]
 TRIED = CASES if os.environ.get("LM_RESEARCH_VARIANTS") == "all" else FIRST + MORE
 LENGTH = 24  # the whole context
 ROWS = (24, 17, 1)  # tokens in each row of a padded batch
