@@ -24,6 +24,9 @@ INERT = (
     *("task_specific_params", "tokenizer_class", "torch_dtype", "torchscript"),
     *("transformers_version", "use_cache"),
 )
+GENERATION = "generation_config.json"
+# Keys with which a text begins: since transformers 5 they may be in that file alone.
+BEGINS = ("decoder_start_token_id", "forced_bos_token_id")
 CONTEXT = "max_position_embeddings"
 STRIP = 1 << 22  # entries of a tensor that are read at once
 # Options of any config.json that change it.
@@ -34,7 +37,8 @@ def section(directory: str | Path) -> dict[str, Any]:
     """The model section of a config that makes the model in a Hugging Face directory.
 
     Raises:
-      UserError: its architecture is not supported, or it has an option that we do not compute.
+      UserError: its architecture is not supported, it has an option that we do not compute, or one
+        of another type than it takes.
     """
     directory = Path(directory)
     config = _config(directory)
@@ -56,12 +60,18 @@ def section(directory: str | Path) -> dict[str, Any]:
             )
     held = Stored(directory).names if family.present else ()
     present = {key: name in held for key, name in family.present.items()}
-    return family.ours({**family.defaults, **present, **config})
+    said = _config(directory, GENERATION)
+    begins = {key: said[key] for key in BEGINS if key in family.defaults and key in said}
+    try:
+        return family.ours({**family.defaults, **present, **config, **begins})
+    except (TypeError, AttributeError, ZeroDivisionError) as error:
+        told = f"{directory / 'config.json'} has a value of another kind than it takes: {error}"
+        raise UserError(told) from error
 
 
 def ends(directory: str | Path) -> tuple[int, ...]:
     """The tokens that end a text, as `transformers` takes them; none where nothing names them."""
-    for name in ("generation_config.json", "config.json"):
+    for name in (GENERATION, "config.json"):
         found = _config(Path(directory), name).get("eos_token_id")
         if found is not None:
             return tuple(found) if isinstance(found, list) else (found,)
@@ -187,11 +197,18 @@ def _family(config: Mapping[str, Any], directory: Path) -> Family:
     candidates = _families(config, directory)
     # Tensors alone do not tell what scores are of: texts, tokens or choices.
     candidates = [family for family in candidates if family.task == candidates[0].task]
+    candidates = [family for family in candidates if _agrees(config, family)] or candidates
     if len(candidates) == 1:
         return candidates[0]
     held = set(_found(Stored(directory), candidates[0]))
     whole = [family for family in candidates if _theirs(family) <= held]
     return max(whole, key=lambda family: len(family.rows), default=candidates[0])
+
+
+def _agrees(config: Mapping[str, Any], family: Family) -> bool:
+    """Whether a config has the values that a family takes."""
+    given = {**family.fixed, **family.defaults, **config}
+    return all(given[key] == value for key, value in family.fixed.items())
 
 
 def _families(config: Mapping[str, Any], directory: Path) -> list[Family]:

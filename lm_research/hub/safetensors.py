@@ -78,11 +78,11 @@ def _files(directory: Path) -> dict[Path, set[str] | None]:
     if (directory / INDEX).is_file():
         try:
             where = json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError, TypeError) as error:
+            files: dict[Path, set[str] | None] = {}
+            for name, file in where.items():
+                files.setdefault(directory / file, set()).add(name)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{directory / INDEX} is no index of tensors: {error!r}") from error
-        files: dict[Path, set[str] | None] = {}
-        for name, file in where.items():
-            files.setdefault(directory / file, set()).add(name)
         absent = [path.name for path in files if not path.is_file()]
         if absent:
             raise UserError(f"{directory} lacks {listed(absent)}, which {INDEX} names")

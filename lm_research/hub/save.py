@@ -11,11 +11,13 @@ import numpy as np
 from lm_research import config, layers, models, tree
 from lm_research.errors import UserError
 from lm_research.hub import names, safetensors
-from lm_research.hub.load import CONTEXT
+from lm_research.hub.load import BEGINS, CONTEXT, GENERATION
 
 CONTENTS = {
     name: getattr(package, name) for package in (layers, models) for name in package.__all__
 }
+
+ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def save(
@@ -64,6 +66,9 @@ def save(
         if eos:
             described["eos_token_id"] = eos[0] if len(eos) == 1 else list(eos)
         safetensors.dump(described, temporary / "config.json")
+        if begins := {key: described[key] for key in BEGINS if described.get(key) is not None}:
+            ends = {key: value for key, value in described.items() if key in ENDS}
+            safetensors.dump({**begins, **ends}, temporary / GENERATION)
         safetensors.write(temporary, {name: t.shape for name, t in layout.items()}, make)
         if tokenizer is not None:
             tokenizer.save(temporary)

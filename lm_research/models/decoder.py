@@ -21,6 +21,17 @@ MLP = (
     Row("stack/blocks/mlp/up/kernel", f"{LAYER}mlp.up_proj.weight", "FD"),
     Row("stack/blocks/mlp/down/kernel", f"{LAYER}mlp.down_proj.weight", "DF"),
 )
+ATTENTION_BIASES = (
+    Row("stack/blocks/attention/query/bias", f"{LAYER}self_attn.q_proj.bias", "(NH)"),
+    Row("stack/blocks/attention/key/bias", f"{LAYER}self_attn.k_proj.bias", "(KH)"),
+    Row("stack/blocks/attention/value/bias", f"{LAYER}self_attn.v_proj.bias", "(KH)"),
+    Row("stack/blocks/attention/out/bias", f"{LAYER}self_attn.o_proj.bias", "D"),
+)
+MLP_BIASES = (
+    Row("stack/blocks/mlp/gate/bias", f"{LAYER}mlp.gate_proj.bias", "F"),
+    Row("stack/blocks/mlp/up/bias", f"{LAYER}mlp.up_proj.bias", "F"),
+    Row("stack/blocks/mlp/down/bias", f"{LAYER}mlp.down_proj.bias", "D"),
+)
 # Before attention and before the MLP, the latter named for what it follows.
 ATTENTION_NORM = Row("stack/blocks/attention_norm/scale", f"{LAYER}input_layernorm.weight", "D")
 MLP_NORM = Row("stack/blocks/mlp_norm/scale", f"{LAYER}post_attention_layernorm.weight", "D")

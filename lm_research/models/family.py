@@ -130,6 +130,10 @@ ACTIVATIONS = {
     "swish": "silu",
     "tanh": "tanh",
     "quick_gelu": "quick_gelu",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_python": "gelu",
 }
 
 

@@ -170,8 +170,9 @@ def _gemma3_section(config: Mapping[str, Any]) -> dict[str, Any]:
             f"config.json scales the rotary positions of sliding_attention by {local}; it takes "
             "rope_type default there"
         )
+    full = {**(rope.get("full_attention") or {}), **(config["rope_scaling"] or {})}
     return {
-        **_gemma2_section(config, rope.get("full_attention"), config["sliding_window_pattern"]),
+        **_gemma2_section(config, full, config["sliding_window_pattern"]),
         "local_base": float(local.get("rope_theta", config["rope_local_base_freq"])),
     }
 

@@ -29,7 +29,7 @@ SIZES = {  # width, layers, heads
     "pythia-2.8b": _sizes(2560, 32, 32),
     "pythia-6.9b": _sizes(4096, 32, 32),
     "pythia-12b": _sizes(5120, 36, 40),
-    "gpt-neox-20b": _sizes(6144, 44, 64),
+    "gpt-neox-20b": {**_sizes(6144, 44, 64), "activation": "gelu_tanh"},
 }
 
 
@@ -169,7 +169,11 @@ FAMILIES = (
         },
         fixed={"attention_bias": True},
         # The initial weights; dropout, a choice of training; another architecture's head.
-        inert=("initializer_range", "attention_dropout", "hidden_dropout", "classifier_dropout"),
+        # The initial weights; dropout, a choice of training, as old files and new ones call it.
+        inert=(
+            *("initializer_range", "attention_dropout", "hidden_dropout", "classifier_dropout"),
+            *("attention_probs_dropout_prob", "hidden_dropout_prob"),
+        ),
         prefix="gpt_neox.",
         # In older files: the causal mask, what it fills with, and the rotary frequencies.
         buffers=(r"layers\.\d+\.attention\.((masked_)?bias|rotary_emb\.inv_freq)",),

@@ -22,7 +22,7 @@ from lm_research.layers.mlp import Activation
 from lm_research.layers.scaling import Scaling
 from lm_research.layers.stack import Execution, Remat
 from lm_research.models import decoder
-from lm_research.models.family import Family, Row
+from lm_research.models.family import Family
 from lm_research.models.rope import DEFAULTS, rope_config, rotary
 from lm_research.models.transformer import Transformer
 
@@ -71,6 +71,8 @@ def Llama(
     base: float = 10_000.0,
     scaling: Scaling | None = None,
     bias: bool = False,
+    out_bias: bool = False,
+    mlp_bias: bool = False,
     window: int | None = None,
     head_norms: bool = False,
     ahead: int = 1,
@@ -93,7 +95,8 @@ def Llama(
       hidden: F; None is 8/3 D, rounded up to a multiple of 64.
       base: of the rotary positions.
       scaling: stretches them to longer contexts.
-      bias: whether the products of queries, keys and values have one.
+      bias: whether the products of queries, keys and values have one; `out_bias`: that of what
+        attention gives; `mlp_bias`: those of the MLP.
       window: a query sees only so many keys back.
       head_norms: whether queries and keys are normalised head by head.
       ahead: tokens that it predicts at each place, each with a last block of its own.
@@ -117,13 +120,14 @@ def Llama(
         kv_heads or heads,
         head_size(width, heads, kv_heads, head),
         bias,
+        out_bias,
         rotary=Rotary(base, scaling=scaling),
         window=window,
         norm=head_norm(epsilon) if head_norms else None,
         kernel=kernel,
         **shared,
     )
-    mlp = GatedMLP(hidden or 64 * math.ceil(width * 8 / 3 / 64), activation, **shared)
+    mlp = GatedMLP(hidden or 64 * math.ceil(width * 8 / 3 / 64), activation, mlp_bias, **shared)
     block = Block(attention, mlp, RMSNorm(epsilon), dropout=dropout)
     return Transformer(
         vocab,
@@ -188,6 +192,20 @@ LLAMA = Family(
     buffers=decoder.BUFFERS,
 )
 
+
+def _biased(attention: bool, mlp: bool) -> Family:
+    """A Llama whose products have biases: of attention, of the MLP, or of both."""
+    biases = decoder.ATTENTION_BIASES * attention + decoder.MLP_BIASES * mlp
+    return dataclasses.replace(
+        LLAMA,
+        rows=(*ROWS, *biases),
+        defaults={**LLAMA.defaults, "attention_bias": False, "mlp_bias": False},
+        options={"bias": attention, "out_bias": attention, "mlp_bias": mlp},
+        fixed={"attention_bias": attention, "mlp_bias": mlp},
+        without=("window",),
+    )
+
+
 QWEN3 = dataclasses.replace(
     LLAMA,
     model_type="qwen3",
@@ -214,12 +232,7 @@ QWEN2 = dataclasses.replace(
     LLAMA,
     model_type="qwen2",
     architecture="Qwen2ForCausalLM",
-    rows=(
-        *ROWS,
-        Row("stack/blocks/attention/query/bias", f"{decoder.LAYER}self_attn.q_proj.bias", "(NH)"),
-        Row("stack/blocks/attention/key/bias", f"{decoder.LAYER}self_attn.k_proj.bias", "(KH)"),
-        Row("stack/blocks/attention/value/bias", f"{decoder.LAYER}self_attn.v_proj.bias", "(KH)"),
-    ),
+    rows=(*ROWS, *decoder.ATTENTION_BIASES[:3]),
     options={"bias": True},
     section=_qwen_section,
     config=rope_config,
@@ -246,4 +259,5 @@ MISTRAL = dataclasses.replace(
     without=("bias",),
 )
 
-FAMILIES = (LLAMA, QWEN3, QWEN2, MISTRAL)
+BIASED = (_biased(True, False), _biased(False, True), _biased(True, True))
+FAMILIES = (LLAMA, *BIASED, QWEN3, QWEN2, MISTRAL)

@@ -205,11 +205,11 @@ MIXTRAL = Family(
         "num_local_experts": 8,
         "num_experts_per_tok": 2,
     },
-    fixed={"router_jitter_noise": 0.0},
-    # The initial weights; dropout and losses of the router, choices of training.
+    fixed={},
+    # The initial weights; dropout, noise and losses of the router, choices of training.
     inert=(
         *("initializer_range", "attention_dropout"),
-        *("output_router_logits", "router_aux_loss_coef"),
+        *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
     ),
     prefix="model.",
 )

@@ -217,6 +217,7 @@ MASKED = Family(
         "classifier_bias": False,
         "decoder_bias": True,
         "tie_word_embeddings": True,
+        "rope_scaling": None,
     },
     # Initial weights, dropout, how its own code computes, and what other architectures' heads take.
     inert=(

@@ -58,13 +58,14 @@ def rotary(config: Mapping[str, Any], given: Mapping[str, Any] | None = None) ->
     """Base and scaling, as a section has them.
 
     Args:
-      config: has the keys of `DEFAULTS`; since transformers 5 `rope_parameters` says it all.
+      config: has the keys of `DEFAULTS`; since transformers 5 `rope_parameters` says it all, unless
+        there is an older `rope_scaling` beside it, which then counts.
       given: what says it instead, where layers differ.
 
     Raises:
       UserError: a scaling that is not known, or not whole.
     """
-    rope = dict(given or config["rope_parameters"] or config["rope_scaling"] or {})
+    rope = dict(given or config["rope_scaling"] or config["rope_parameters"] or {})
     kind = rope.pop("rope_type", rope.pop("type", "default"))
     rope.pop("type", None)
     base = float(rope.pop("rope_theta", config["rope_theta"]))

@@ -133,9 +133,10 @@ def _mt5_section(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _config(section: Mapping[str, Any]) -> dict[str, Any]:
     scaled = section["tied"] if section["scaled"] is None else section["scaled"]
-    gate = "gated-" if section["gated"] else ""
+    gate, activation = "gated-" if section["gated"] else "", their_activation(section["activation"])
     return {
-        "feed_forward_proj": gate + their_activation(section["activation"]),
+        "feed_forward_proj": gate + activation,
+        "dense_act_fn": activation,  # for to them "gated-gelu" alone is gelu_new
         "scale_decoder_outputs": scaled,
     }
 

@@ -146,12 +146,13 @@ FAMILIES = (
             "tie_word_embeddings": True,
             "layer_norm_eps": 1e-12,
         },
-        # A batch of which half is read backwards; a window that depends on the memory's length;
-        # part of a segment as memory; biases that layers share, which no released model has.
-        fixed={"bi_data": False, "same_length": False, "reuse_len": None, "untie_r": True},
-        # D / N; initial weights; dropout; how much memory a call keeps; other heads.
+        # A batch of which half is read backwards; a window that depends on the memory's length.
+        fixed={"bi_data": False, "same_length": False},
+        # D / N; initial weights; dropout; how much memory a call keeps; biases that layers share,
+        # which their code never does; other heads.
         inert=(
             *("d_head", "initializer_range", "dropout", "mem_len", "use_mems_eval"),
+            *("reuse_len", "untie_r"),
             *("use_mems_train", "summary_type", "summary_use_proj", "summary_activation"),
             *("summary_last_dropout", "start_n_top", "end_n_top"),
         ),

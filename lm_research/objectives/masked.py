@@ -185,7 +185,7 @@ class Masked:
         """Spans of neighbouring words, until there are enough tokens or no word more fits."""
         left = count
         for span, start in enumerate(rng.permutation(len(words))):
-            length = min(self.longest, rng.geometric(self.stop))
+            length = self._words(rng)
             for i in range(start, min(start + length, len(words))):
                 follows = i == start or words[i][0] == words[i - 1][-1] + 1
                 if not follows or units[words[i][0]] >= 0 or len(words[i]) > left:
@@ -194,6 +194,14 @@ class Masked:
                 left -= len(words[i])
             if not left:
                 return
+
+    def _words(self, rng) -> int:
+        """Of a span: geometric, among the lengths up to the longest (Joshi et al., 2020)."""
+        goes_on = 1 - self.stop
+        if not goes_on:
+            return 1
+        drawn = rng.random() * (1 - goes_on**self.longest)  # of what is not beyond the longest
+        return 1 + int(np.log1p(-drawn) / np.log(goes_on))
 
     def measure(
         self, model: nn.Module, params: Any, batch: dict[str, Array], rngs: dict | None = None

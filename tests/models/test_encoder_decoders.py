@@ -60,6 +60,7 @@ CASES = {
     "t5": ("T5Config", T5_SMALL),
     "t5_unusual": ("T5Config", T5_SMALL | UNUSUAL_T5 | {"feed_forward_proj": "gelu"}),
     "t5_v1_1": ("T5Config", T5_SMALL | V1_1),
+    "t5_v1_1_exact": ("T5Config", T5_SMALL | V1_1 | {"dense_act_fn": "gelu"}),
     "t5_v1_1_unusual": ("T5Config", T5_SMALL | UNUSUAL_T5 | {"feed_forward_proj": "gated-silu"}),
     "mt5": ("MT5Config", T5_SMALL | V1_1 | {"decoder_start_token_id": 3}),
 }

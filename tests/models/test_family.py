@@ -119,6 +119,7 @@ CASES = {
     ),
     "llama": ("LlamaConfig", LLAMA | {"num_key_value_heads": 2, "hidden_act": "gelu"}),
     "llama_tied": ("LlamaConfig", LLAMA | TIED_LLAMA),
+    "llama_biased": ("LlamaConfig", LLAMA | {"attention_bias": True, "mlp_bias": True}),
     "llama_linear": ("LlamaConfig", LLAMA | {"rope_parameters": LINEAR}),
     "llama_3": ("LlamaConfig", LLAMA | {"rope_parameters": LLAMA3}),
     "llama_yarn": ("LlamaConfig", LLAMA | {"rope_parameters": YARN}),
@@ -165,7 +166,7 @@ CASES = {
 FIRST = list({kind: case for case, (kind, _) in reversed(CASES.items())}.values())
 # One variant of each architecture, and some more: LM_RESEARCH_VARIANTS=all tries every one, as
 # benchmarks/parity.py does.
-MORE = ["gpt2_unusual", "llama_3", "opt_narrow"]
+MORE = ["gpt2_unusual", "llama_3", "opt_narrow", "llama_biased"]
 TRIED = CASES if os.environ.get("LM_RESEARCH_VARIANTS") == "all" else FIRST + MORE
 LENGTH = 24  # the whole context
 ROWS = (24, 17, 1)  # tokens in each row of a padded batch

@@ -349,8 +349,6 @@ def test_sizes(size):
     [
         ({"bi_data": True}, "bi_data True; XLNetLMHeadModel takes False"),
         ({"same_length": True}, "same_length True"),
-        ({"reuse_len": 256}, "reuse_len 256"),
-        ({"untie_r": False}, "untie_r False"),
         ({"attn_type": "both"}, "attn_type 'both'; it takes bi or uni"),
     ],
 )

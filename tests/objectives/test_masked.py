@@ -94,8 +94,8 @@ def test_spans_of_eight_tokens():
     objective = Masked(8, rate=0.5, unit="span").bound(tokenizer())
     draws = Drawn(
         permutation=[[2, 5, 0, 1, 3, 4]],
-        geometric=[4, 1, 9],
-        random=[[0.95, 0.15, 0.95, 1, 1, 1, 1, 1]],
+        # Spans of 4, 1 and 9 words: 1 + log(1 - r (1 - 0.8 ** 10)) / log(0.8), rounded down.
+        random=[0.607, 0.118, 0.952, [0.95, 0.15, 0.95, 1, 1, 1, 1, 1]],
         integers=[[40, 41, 42]],
     )
     example = objective.example(record([11, 12, 13, END, END, 16, 17, 18, 19]), draws)
