@@ -26,6 +26,7 @@ TOP = (
 OPTIONAL = {"reductions": "fast"}
 UNDECLARED = ("divergence",)
 FIELDS = {
+    "batch": {"shards": 8},
     "divergence": {"policy": "stop", "spike": float, "back": 1, "limit": 10},
     "checkpoint": {"retries": 5},
     "log": {"watchdog": 120.0, "profile": str},

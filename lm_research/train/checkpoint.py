@@ -69,14 +69,15 @@ class Checkpoint:
             if value is not None and value <= 0:
                 raise UserError(f"checkpoint.{name} is {value}; it takes more than 0, or nothing")
 
-    def open(self, directory: str | Path, **facts: Any) -> "Checkpoints":
+    def open(self, directory: str | Path, regular: int = 0, **facts: Any) -> "Checkpoints":
         """The checkpoints in a directory; nothing there changes before the first save.
 
         Args:
           directory: where they are.
+          regular: how many of the newest that `every` asked for stay, whatever else was saved.
           **facts: what lies beside every state, as JSON has it.
         """
-        return Checkpoints(self, directory, facts)
+        return Checkpoints(self, directory, regular, facts)
 
 
 class Checkpoints:
@@ -85,9 +86,15 @@ class Checkpoints:
     Opening and restoring change nothing on disk, so a run can be read while it trains.
     """
 
-    def __init__(self, settings: Checkpoint, directory: str | Path, facts: Mapping[str, Any]):
+    def __init__(
+        self,
+        settings: Checkpoint,
+        directory: str | Path,
+        regular: int,
+        facts: Mapping[str, Any],
+    ):
         self.settings, self.directory = settings, Path(directory).absolute()
-        self.facts = facts
+        self.regular, self.facts = regular, facts
         self._clock = _Clock(settings.minutes)
         self._writer: Any = None
         self._newest: int | None = None  # the step that was last handed to the writer
@@ -231,14 +238,10 @@ class Checkpoints:
 
     def _newest_whole(self, steps: list[int], abstract: Tree, partial: bool):
         for step in reversed(steps):
-            result, problem = None, None
             try:
-                result = read(self.directory / str(step), abstract, partial)
+                return read(self.directory / str(step), abstract, partial, _everywhere)
             except Damaged as error:
-                problem = str(error)
-            if _everywhere(problem is None):
-                return result
-            self._bad[step] = problem or "another process could not read it"
+                self._bad[step] = str(error)
         return None
 
     def _open_writer(self, step: int) -> Any:
@@ -252,6 +255,7 @@ class Checkpoints:
                 "be saved there; restore it first, or give a new directory"
             )
         if jax.process_index() == 0:
+            _finish_dropping(self.directory)
             for bad in self._bad:
                 if (self.directory / str(bad)).exists():
                     (self.directory / str(bad)).rename(_free(self.directory / f"bad-{bad}"))
@@ -260,6 +264,8 @@ class Checkpoints:
         policies = [keep.LatestN(self.settings.keep)]
         if self.settings.keep_every:
             policies.append(keep.EveryNSteps(self.settings.keep_every))
+        if self.regular:
+            policies.append(keep.EveryNSteps(self.settings.every, max_to_keep=self.regular))
         options = ocp.CheckpointManagerOptions(
             cleanup_tmp_directories=True,
             preservation_policy=keep.AnyPreservationPolicy(policies),
@@ -317,14 +323,19 @@ def load_params(directory: str | Path, abstract: Tree) -> tuple[Tree, dict[str, 
 def drop_later(directory: str | Path, step: int) -> None:
     """Drops the checkpoints of later steps, which a run that goes on from `step` makes anew."""
     if jax.process_index() == 0:
+        _finish_dropping(Path(directory))
         # From the newest on, and each all at once: a run that is killed here goes on from the rest.
         for later in reversed(_steps(Path(directory))):
             if later > step:
                 dropped = Path(directory) / f"{later}{DROPPED}"
                 (Path(directory) / str(later)).rename(dropped)
-                shutil.rmtree(dropped)
-        for left in Path(directory).glob(f"*{DROPPED}"):
-            shutil.rmtree(left)
+        _finish_dropping(Path(directory))
+
+
+def _finish_dropping(directory: Path) -> None:
+    """Removes what was dropped, by this process or by one that was killed at it."""
+    for left in directory.glob(f"*{DROPPED}"):
+        shutil.rmtree(left)
 
 
 def save_params(

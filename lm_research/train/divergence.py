@@ -45,7 +45,7 @@ class Divergence:
 
     def __post_init__(self):
         config.at_least(self, "divergence", 1, "back", "limit")
-        if self.spike is not None and self.spike <= 0:
+        if self.spike is not None and not self.spike > 0:
             raise UserError(f"divergence.spike is {self.spike}; it takes a number above 0, or none")
 
     @property

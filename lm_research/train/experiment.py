@@ -161,12 +161,16 @@ class Experiment:
                 f"checkpoint.best is {best!r}; it takes one of the evaluators, "
                 f"{', '.join(self.evals) or 'of which there are none'}, a slash and a metric"
             )
-        every, back = self.checkpoint.every, self.divergence.back
-        needed = -(-back // every) + 1 if every and self.divergence.policy == "back" else 1
-        if self.checkpoint.keep < needed:
+        if self.log.traced is not None and self.log.traced[0] > self.steps:
             raise UserError(
-                f"divergence.back is {back}, and of the checkpoints of every {every} steps only "
-                f"{self.checkpoint.keep} are kept; checkpoint.keep takes {needed} or more"
+                f"log.profile begins at step {self.log.traced[0]}, and the run has {self.steps} "
+                "steps"
+            )
+        if self.checkpoint.keep < self.regular:
+            raise UserError(
+                f"divergence.back is {self.divergence.back}, and of the checkpoints of every "
+                f"{self.checkpoint.every} steps only {self.checkpoint.keep} are kept; "
+                f"checkpoint.keep takes {self.regular} or more"
             )
         if reason := self.objective.refusal(self.model):
             kind = type(self.objective).__name__
@@ -190,6 +194,13 @@ class Experiment:
                 f"objective.length {self.objective.length} is more than the {context} positions "
                 "that the model has (model.context)"
             )
+
+    @property
+    def regular(self) -> int:
+        """How many of the regular saves it takes to go back to one of them; 0 if none is."""
+        every = self.checkpoint.every
+        goes_back = every and self.divergence.policy == "back"
+        return -(-self.divergence.back // every) + 1 if goes_back else 0
 
     def check_mesh(self) -> None:
         """Refuses a batch that the current mesh does not divide.
@@ -334,11 +345,11 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _with_optional(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with what it need not declare, such as one that was stored before there was this."""
+    """A config with what it need not declare, such as one that was stored before there was that."""
     result = {**config.OPTIONAL, **given}
-    for name in config.UNDECLARED:
-        fields = config.FIELDS[name].items()
-        known = {field: value for field, value in fields if not isinstance(value, type)}
-        if isinstance(found := given.get(name, {}), Mapping):
+    for name, fields in config.FIELDS.items():
+        known = {field: value for field, value in fields.items() if not isinstance(value, type)}
+        found = given.get(name, {} if name in config.UNDECLARED else None)
+        if isinstance(found, Mapping):
             result[name] = {"kind": KINDS[name], **known, **found}
     return result

@@ -54,7 +54,9 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
         x.mesh.activate(),
         Profile(x.log.traced, x.steps, workdir) as profile,
         Interruption() as interruption,
-        x.checkpoint.open(workdir / "checkpoints", config=identity(resolved)) as checkpoints,
+        x.checkpoint.open(
+            workdir / "checkpoints", x.regular, config=identity(resolved)
+        ) as checkpoints,
         stopping(checkpoints),
         contextlib.ExitStack() as within,
     ):
@@ -335,11 +337,16 @@ def go_back(
 ) -> tuple[State, dict[str, Any]]:
     """The state to go back to from a batch, and what lies beside it; later ones are dropped.
 
-    Which one it is depends on the config alone, so a run that was stopped goes back to the same.
+    Which one it is depends on the config alone, so a run that was stopped goes back to the same;
+    where that one is gone, another one before the batch is better than the beginning.
     """
     target = x.divergence.target(bad["step"], x.checkpoint.every)
-    state, meta = start(trainer, checkpoints, resolved, target)
-    if x.checkpoint.every and int(state.step) < target:
+    found, abstract = None, trainer.abstract()
+    if target:
+        found = checkpoints.restore(abstract, last=target)
+        found = found or checkpoints.restore(abstract, last=bad["step"] - 1)
+    state, meta = found or start(trainer, checkpoints, resolved, 0)
+    if x.checkpoint.every and int(state.step) != target:
         asked, why = f"the checkpoint of step {target}, to go back to", "it is not there"
         log.fallback(asked, f"that of step {int(state.step)}", why)
     checkpoints.drop_later(int(state.step))

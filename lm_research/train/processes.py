@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import sys
 import time
@@ -19,7 +20,7 @@ from lm_research.train.relay import relay
 from lm_research.train.rendezvous import Met, Place, meet
 
 # JAX's own heartbeat, which can only abort, comes long after ours: seconds.
-LAST = 24 * 3600
+LAST = DAY = 24 * 3600
 
 
 def place_of(
@@ -45,8 +46,8 @@ def place_of(
         ("connect_seconds", connect_seconds, 1),
         ("peer_seconds", peer_seconds, 5),
     ):
-        if not value >= least:
-            raise UserError(f"--{name}={value:g}; it takes {least} or more")
+        if not least <= value <= DAY:
+            raise UserError(f"--{name}={value:g}; it takes {least} to {DAY}")
     given = {"coordinator": coordinator, "processes": processes, "process": process}
     if all(value is None for value in given.values()):
         return None
@@ -64,7 +65,7 @@ def place_of(
         )
     host, _, port = coordinator.rpartition(":")
     host = host.strip("[]")
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
         raise UserError(f"--coordinator={coordinator}; it takes HOST:PORT, or auto")
     if processes < 1:
         raise UserError(f"--processes={processes}; it takes 1 or more")

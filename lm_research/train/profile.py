@@ -12,7 +12,6 @@ import jax
 import numpy as np
 
 from lm_research import log
-from lm_research.errors import UserError
 
 STEP, DATA = "train", "wait for data"  # annotations of the host's own time
 COSTLIEST = 10
@@ -31,14 +30,9 @@ class Profile:
       steps: the first and the last one to trace; None traces nothing.
       total: steps of the run.
       workdir: the run's; the trace goes under `profile`, of each process of several its own.
-
-    Raises:
-      UserError: the run does not have that step.
     """
 
     def __init__(self, steps: tuple[int, int] | None, total: int, workdir: Path):
-        if steps is not None and steps[0] > total:
-            raise UserError(f"log.profile begins at step {steps[0]}, and the run has {total} steps")
         self.steps, self.total = steps, total
         own = f"process{jax.process_index()}" if jax.process_count() > 1 else ""
         self.workdir, self.directory = workdir, workdir / "profile" / own
@@ -78,7 +72,14 @@ class Profile:
         jax.profiler.stop_trace()
         steps, self._first, self.steps = (self._first, step), None, None
         traces = self.directory.glob("plugins/profile/*/*.xplane.pb")
-        found = summary(max(traces, key=lambda path: path.stat().st_mtime_ns), steps)
+        newest = max(traces, key=lambda path: path.stat().st_mtime_ns, default=None)
+        try:
+            if newest is None:
+                raise ValueError("the profiler wrote none")
+            found = summary(newest, steps)
+        except (ValueError, RuntimeError) as error:  # no reason to end a run
+            log.fallback("what a trace says", f"what is in {self.directory}", str(error))
+            return
         lines = told(found)
         log.write_text(self.directory / "profile.json", json.dumps(found, indent=2) + "\n")
         log.write_text(self.directory / "profile.md", "\n".join(_markdown(found)) + "\n")
@@ -108,12 +109,12 @@ def summary(path: Path, steps: tuple[int, int]) -> dict[str, Any]:
       steps: the first and the last one in it.
 
     Raises:
-      UserError: no operation of a device is in it.
+      ValueError: no operation of a device is in it.
     """
     planes = list(jax.profiler.ProfileData.from_file(str(path)).planes)
     devices = _devices(planes)
     if not devices:
-        raise UserError(f"{path} has no operation of a device")
+        raise ValueError(f"{path} has no operation of a device")
     host = [
         (event.name, event.start_ns, event.start_ns + event.duration_ns)
         for plane in planes

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +44,50 @@ def described(step: int, state: Tree, facts: Mapping[str, Any]) -> dict[str, Any
     return {**meta, "seal": _seal(meta)}
 
 
-def read(path: Path, abstract: Tree, partial: bool) -> tuple[Tree, dict[str, Any]]:
+def read(
+    path: Path, abstract: Tree, partial: bool, everywhere: Callable[[bool], bool]
+) -> tuple[Tree, dict[str, Any]]:
     """The state in a step's directory, verified, and what lies beside it.
 
     Args:
       path: the directory.
       abstract: tree of shapes and dtypes with the shardings to restore to.
       partial: `abstract` names only some of the leaves.
+      everywhere: whether a fact holds on all processes, each of which asks it once.
 
     Raises:
-      Damaged: a file is missing or torn, or the content is not what was written.
+      Damaged: a file is missing or torn, or the content is not what was written: on all processes,
+        if one of them finds so.
+      UserError: it holds other leaves, shapes or dtypes.
+    """
+    wanted = tree.named_leaves(abstract)
+    try:
+        leaves, meta = _unverified(path, wanted, partial)
+        problem = None
+    except Damaged as error:
+        problem = error
+    # Each has files of its own; one that cannot read them must not leave the others waiting.
+    if not everywhere(problem is None):
+        raise problem or Damaged("another process could not read it")
+    found = fingerprint(leaves)
+    wrong = [name for name in wanted if found[name] != meta["leaves"][name]["fingerprint"]]
+    if wrong:
+        more = f" and of {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise Damaged(f"the content of {wrong[0]}{more} is not what was written")
+    restored = [leaves[name] for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(abstract), restored), meta
+
+
+def _unverified(path: Path, wanted: Mapping, partial: bool) -> tuple[dict, dict[str, Any]]:
+    """Leaves by name, and what lies beside them, by this process alone: nothing waits for others.
+
+    Raises:
+      Damaged: they cannot be read.
       UserError: it holds other leaves, shapes or dtypes.
     """
     import orbax.checkpoint as ocp
 
-    wanted = tree.named_leaves(abstract)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+    with contextlib.closing(ocp.CompositeCheckpointHandler()) as reader:
         with _damage("what lies beside the state"):
             meta = reader.restore(path, ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
             seal = meta.pop("seal")
@@ -72,14 +100,7 @@ def read(path: Path, abstract: Tree, partial: bool) -> tuple[Tree, dict[str, Any
                 restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
                 partial_restore=True,
             )
-            leaves = reader.restore(path, ocp.args.Composite(state=arguments))["state"]
-    found = fingerprint(leaves)
-    wrong = [name for name in wanted if found[name] != meta["leaves"][name]["fingerprint"]]
-    if wrong:
-        more = f" and of {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise Damaged(f"the content of {wrong[0]}{more} is not what was written")
-    restored = [leaves[name] for name in wanted]
-    return jax.tree.unflatten(jax.tree.structure(abstract), restored), meta
+            return reader.restore(path, ocp.args.Composite(state=arguments))["state"], meta
 
 
 @contextlib.contextmanager

@@ -85,6 +85,7 @@ def test_config_files(command, tmp_path, code, parts):
         ("batch.size=0", ["batch.size is 0"]),
         ("batch.steps_per_dispatch=0", ["batch.steps_per_dispatch is 0"]),
         ("batch.microbatches=3", ["batch.size 8", "batch.microbatches 3"]),
+        ("batch.shards=0", ["batch.shards is 0"]),
         ("batch.size=12", ["12 rows", "multiple of 8"]),
         ("objective.length=0", ["objective.length is 0"]),
         ("objective.length=17", ["objective.length 17", "16 positions", "model.context"]),

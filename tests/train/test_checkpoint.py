@@ -20,8 +20,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lm_research import log, tree
 from lm_research.errors import UserError
-from lm_research.train import checkpoint
+from lm_research.train import checkpoint, stored
 from lm_research.train.checkpoint import Checkpoint, load_params, save_params
+from lm_research.train.stored import Damaged
 
 
 @flax.struct.dataclass
@@ -131,6 +132,36 @@ def test_saves_what_was_there_when_the_buffers_are_donated(tmp_path, where):
 def test_keeps_the_newest_and_every_nth(tmp_path, where):
     saved(tmp_path, where, [1, 2, 3, 4, 5, 6], keep=2, keep_every=3)
     assert names(tmp_path) == ["3", "5", "6"]
+
+
+def test_regular_saves_stay_whatever_else_is_saved(tmp_path, where):
+    """What a diverging run goes back to must not hang on how often it was stopped."""
+    with Checkpoint(every=3, keep=2).open(tmp_path, regular=2) as checkpoints:
+        for step in (2, 3, 6, 7, 8):
+            checkpoints.save(step, make(step, where), 0)
+    assert names(tmp_path) == ["3", "6", "7", "8"]
+
+
+def test_dropping_goes_on_where_it_was_killed(tmp_path):
+    for name in ("15", "20", "20.dropped/state"):
+        (tmp_path / name).mkdir(parents=True)
+    checkpoint.drop_later(tmp_path, 15)
+    assert names(tmp_path) == ["15"]
+
+
+def test_damage_that_one_process_meets_is_damage_to_all(tmp_path, where):
+    """Each asks the others once, before it meets them in a sum: else they would wait for it."""
+    saved(tmp_path, where, [1])
+    asked = []
+    agree = lambda fact: asked.append(fact) or False  # as when another one could not read
+    with pytest.raises(Damaged, match="another process could not read it"):
+        stored.read(tmp_path / "1", abstract(where), False, agree)
+    for path in (tmp_path / "1" / "state").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(Damaged, match="the state cannot be read"):
+        stored.read(tmp_path / "1", abstract(where), False, agree)
+    assert asked == [True, False]
 
 
 def data_file(step):

@@ -129,6 +129,15 @@ def test_shares_of_a_trace(monkeypatch, kind):
     assert found["costliest"][1]["milliseconds_per_step"] == pytest.approx(30 / 1e6 / 4)
 
 
+def test_a_trace_of_nothing_ends_no_run(tmp_path, capsys):
+    """As one of a GPU that may not be looked into."""
+    with profile.Profile((1, 1), 9, tmp_path) as tracing:
+        for step in (0, 0):  # the first dispatch compiles
+            tracing.begin(step, 1, ())
+        tracing.end(1, (), print)
+    assert "has no operation of a device" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "field, parts",
     [
