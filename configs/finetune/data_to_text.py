@@ -8,7 +8,8 @@
         --prompt='Aarhus Airport | city served | Aarhus && Aarhus | leader name | Jacob Bundsgaard'
 
 `corpus` is WebNLG as it is published, whose train and dev parts are used, each text of an entry
-learned from and all of them counting as references. Other facts come as `Pairs` reads them, each
+learned from and all of them counting as references; `language` is the folder in it, and that of
+those texts which say theirs. Other facts come as `Pairs` reads them, each
 line's `source` written as above or in any other way that is always the same; a tenth is held out.
 `init` is a Hugging Face directory or a run of ours; without it, a small T5 begins from nothing. The
 run keeps the parameters whose texts have the best BLEU. The other knobs are those of
@@ -34,7 +35,10 @@ def get_config(arg: str = "") -> ConfigDict:
         preserve_field_references=True
     )
     part = lambda name: dict(
-        kind="WebNLG", paths=knob.corpus, names=f"*/{knob.language}/{name}/*.xml"
+        kind="WebNLG",
+        paths=knob.corpus,
+        names=f"*/{knob.language}/{name}/*.xml",
+        lang=knob.language,
     )
     config["model"]["hidden"] = 2 * config["model"]["width"]
     config["data"]["source"]["source"] = (

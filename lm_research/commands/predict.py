@@ -28,7 +28,8 @@ def define() -> None:
         "input",
         None,
         '{"text": "..."}, {"text": "...", "pair": "..."}, {"words": [...]} or {"tokens": [...]} '
-        "per line; questions also as SQuAD's .json, those with choices as ARC's .csv or PIQA's "
+        "per line, or a table like the one that the run was trained on, whose labels need not be "
+        "there; questions also as SQuAD's .json, those with choices as ARC's .csv or PIQA's "
         ".jsonl, whose answers need not be there; with --glue a folder with the task's test files, "
         "or TFDS by default",
     )
@@ -44,7 +45,8 @@ def define() -> None:
         "threshold",
         None,
         "of questions: the answer is empty where the score of there being none is above that of "
-        "the best one by more; by default there is always an answer",
+        "the best one by more; by default 0 where the run learned that some questions have no "
+        "answer, or --input says so of one (SQuAD 2.0), and otherwise there is always an answer",
     )
     flags.DEFINE_string(
         "glue", None, "a task such as cola: writes predictions for the benchmark's server"
@@ -65,7 +67,7 @@ def run(values: flags.FlagValues) -> None:
     with mesh.Mesh().activate():
         loaded = open_checkpoint(values.checkpoint)
         chooses = _chooses(values, loaded)
-        lines = _lines(values) if questions is None and not chooses else []
+        lines = _lines(values, _data(values)) if questions is None and not chooses else []
         rows = _choices(values, loaded) if chooses else _told(values, loaded, lines, questions)
     if values.output is None:
         for i, row in enumerate(rows):
@@ -137,9 +139,26 @@ def _told(values: flags.FlagValues, loaded: Any, lines: list[Any], questions: An
         raise UserError(f"this model answers no questions: its classes are {named}")
     if each:
         return _tags(loaded, lines)
+    _check_pairs(values, lines)
     tokens, types = told(lines, loaded.tokenizer, loaded.context)
     found = scores(loaded.model, loaded.params, tokens, types)
     return [_row(classes, each) for each in found]
+
+
+def _check_pairs(values: flags.FlagValues, lines: list[Any]) -> None:
+    """Refuses a text alone to a run that was trained on pairs."""
+    from lm_research.data.prepare import PREPARED, preparation
+    from lm_research.errors import UserError
+
+    told = preparation(Path(values.checkpoint) / "data" / PREPARED).get("facts", {})
+    if not told.get("pairs") and "pair" not in _columns(_data(values)):
+        return
+    for line in lines:
+        if line.text is not None and line.pair is None:
+            raise UserError(
+                f"{line.where} has no second text, and the run was trained on pairs; give both, as "
+                '--text and --pair or as {"text": "...", "pair": "..."}'
+            )
 
 
 def _tags(loaded: Any, lines: list[Any]) -> list[dict]:
@@ -164,9 +183,9 @@ def _tags(loaded: Any, lines: list[Any]) -> list[dict]:
 
 def _answers(values: flags.FlagValues, loaded: Any, lines: list[Any], questions: Any) -> list[dict]:
     """Answers to the questions of lines, or of a file of SQuAD's."""
+    from lm_research.data.questions import refuses
     from lm_research.errors import UserError
     from lm_research.infer.answer import answer
-    from lm_research.train.restore import is_run, stored_config
 
     if questions is not None:
         asked = [(record["question"], record["context"]) for record in questions]
@@ -178,17 +197,17 @@ def _answers(values: flags.FlagValues, loaded: Any, lines: list[Any], questions:
                     f"{line.where} has no question with its context; give both, as --text and "
                     '--pair or as {"text": "...", "pair": "..."}'
                 )
-    path = Path(values.checkpoint)
-    data = stored_config(path).get("data", {}) if is_run(path) else {}
+    data, threshold = _data(values), values.threshold
+    unanswered = any(record["impossible"] for record in questions or ())
+    if threshold is None and (unanswered or refuses(Path(values.checkpoint) / "data")):
+        threshold = 0.0
     given = {name: data[name] for name in ("question", "stride") if name in data}
     length = loaded.context or loaded.model.context or 384
     found = answer(loaded.model, loaded.params, loaded.tokenizer, asked, length, **given)
     rows = []
     for one in found:
         best = one.candidates[0] if one.candidates else None
-        silent = best is None or (
-            values.threshold is not None and one.difference > values.threshold
-        )
+        silent = best is None or (threshold is not None and one.difference > threshold)
         probability = one.none if silent else best.probability
         row = {"answer": "" if silent else best.text, "start": None if silent else best.start}
         rows.append(row | {"probability": round(probability, 6), "no_answer": round(one.none, 6)})
@@ -229,7 +248,57 @@ def _questions(values: flags.FlagValues) -> Any:
     return [found[i] for i in range(len(found))]
 
 
-def _lines(values: flags.FlagValues) -> list[Any]:
+def _data(values: flags.FlagValues) -> dict[str, Any]:
+    """The section that says what data a run was trained on; empty where it is no run."""
+    from lm_research.train.restore import is_run, stored_config
+
+    path = Path(values.checkpoint)
+    return (stored_config(path).get("data") or {}) if is_run(path) else {}
+
+
+def _source(data: dict[str, Any]) -> dict[str, Any]:
+    """The section of the files that data is from, whatever is made of them."""
+    return _source(data["source"]) if isinstance(data.get("source"), dict) else data
+
+
+def _columns(data: dict[str, Any]) -> dict[str, str | int]:
+    """The columns of a table that data is from, or the fields of TFDS, that are its texts."""
+    source = _source(data)
+    found = source.get("columns") or source.get("fields")
+    found = found if isinstance(found, dict) else {"text": "text"}
+    return {name: column for name, column in found.items() if name in ("text", "pair")}
+
+
+def _table(path: Path, data: dict[str, Any]) -> Any:
+    """The requests in a table like the one that data is from; None where --input is no such."""
+    from lm_research.data import Table
+    from lm_research.data.table import MARK
+    from lm_research.data.text import numbered_lines, parsed, whole_text
+    from lm_research.infer import text
+
+    source, columns = _source(data), _columns(data)
+    if source.get("kind") != "Table" or not path.is_file():
+        return None
+    number, first = next(iter(numbered_lines(whole_text(path))), (1, ""))
+    if text.is_table(path):
+        form = source.get("form") if source.get("form") in ("tsv", "csv") else None
+    elif text.jsonl(path):
+        form, fields = "jsonl", set(columns.values())
+        record = parsed(first, f"{path}:{number}") if first else {}
+        if fields == set(columns) or not isinstance(record, dict) or not fields <= set(record):
+            return None
+    elif first.startswith(MARK):
+        form = "txt"
+    else:
+        return None
+    rows = Table((str(path),), columns, form)
+    return [
+        text.Line(rows.where(i), text=row["text"], pair=row.get("pair"))
+        for i, row in enumerate(rows)
+    ]
+
+
+def _lines(values: flags.FlagValues, data: dict[str, Any]) -> list[Any]:
     """The requests of --text and --pair, or of --input."""
     from lm_research.errors import UserError
     from lm_research.infer import text
@@ -246,7 +315,7 @@ def _lines(values: flags.FlagValues) -> list[Any]:
         text.Line(f"--text={one[:40]!r}", text=one, pair=pair)
         for one, pair in zip(values.text, pairs)
     ]
-    return given or text.lines(Path(values.input))
+    return given or _table(Path(values.input), data) or text.lines(Path(values.input))
 
 
 def _row(classes: tuple[str, ...], logits: Any) -> dict[str, Any]:

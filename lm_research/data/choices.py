@@ -14,6 +14,7 @@ from lm_research.config import at_least
 from lm_research.data import shards
 from lm_research.data import tokenizer as tokenizers
 from lm_research.data.frame import PairFrame
+from lm_research.data.labelled import check_ids
 from lm_research.data.multiple_choice import asked
 from lm_research.data.prepare import (
     Part,
@@ -155,9 +156,10 @@ class Choices(Preparing):
         """Writes tokenizer, shards and answers; what the run should say of them.
 
         Raises:
-          UserError: a question cannot be read, or has no answer.
+          UserError: a question cannot be read, or has no answer; an id comes twice.
         """
         given = with_others(held_out(self.source, self.heldout), self.others)
+        check_ids(given)
         parts = {name: list(_answered(part)) for name, part in given.items()}
         running = ([record["question"], *record["choices"]] for record in parts["train"])
         tokenizer = self.tokenizer.train(itertools.chain.from_iterable(running))

@@ -135,13 +135,11 @@ class Labelled(Preparing):
         """
         parts = with_others(held_out(self.source, self.heldout), self.others)
         names = PAIR if _paired(parts) else NAMES
-        sources = {id(source): source for source, _ in parts.values()}
-        for source in sources.values():
-            check_ids(source)
+        check_ids(parts)
         if self.numeric:
             classes, dtype, numbered = (SCORE,), np.float32, scores
         else:
-            classes = self.classes or tuple(sorted({str(x) for _, x in _labels(parts["train"])}))
+            classes = self.classes or tuple(sorted({_name(x) for _, x in _labels(parts["train"])}))
             dtype, numbered = np.int32, lambda part: _numbers(part, classes)
         for part, given in parts.items():
             write_labels(directory, part, np.fromiter(numbered(given), dtype))
@@ -160,18 +158,22 @@ def write_labels(directory: Path, part: str, labels: np.ndarray) -> None:
         np.save(temporary / "labels.npy", labels)
 
 
-def check_ids(source: Source) -> None:
-    """Refuses a source of which two records have the same `id`, where they have one.
+def check_ids(parts: Mapping[str, Part]) -> None:
+    """Refuses parts from a source of which two records have the same `id`, where they have one.
 
     Raises:
       UserError: says which.
     """
-    if "id" not in source[0]:
-        return
+    for source in {id(source): source for source, _ in parts.values()}.values():
+        if "id" in source[0]:
+            _check_ids(source)
+
+
+def _check_ids(source: Source) -> None:
     seen: dict[Any, int] = {}
     for place in range(len(source)):
         own = source[place].get("id")
-        if (first := seen.setdefault(own, place)) != place:
+        if own is not None and (first := seen.setdefault(own, place)) != place:
             raise UserError(f"{where(source, place)} has the id {own!r} of {where(source, first)}")
 
 
@@ -221,11 +223,18 @@ def _numbers(part: Part, classes: Sequence[str]) -> Iterator[int]:
     """
     number = {name: i for i, name in enumerate(classes)}
     for here, label in _labels(part):
-        if str(label) not in number:
+        name = str(label) if str(label) in number else _name(label)
+        if name not in number:
             raise UserError(
-                f"{here} has the label {str(label)!r}, of no class; they are {listed(classes)}"
+                f"{here} has the label {name!r}, of no class; they are {listed(classes)}"
             )
-        yield number[str(label)]
+        yield number[name]
+
+
+def _name(label: Any) -> str:
+    """A label as the name of a class: 1.0 is 1, as a text would have it."""
+    whole = isinstance(label, float | np.floating) and float(label).is_integer()
+    return str(int(label)) if whole else str(label)
 
 
 def scores(part: Part) -> Iterator[float]:

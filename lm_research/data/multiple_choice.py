@@ -1,17 +1,22 @@
 """`MultipleChoice`: questions with choices, from ARC's files, PIQA's, or one's own."""
 
-import csv
 import dataclasses
 import functools
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from lm_research import log
-from lm_research.data.source import ReadWhole
-from lm_research.data.text import named_files, numbered_lines, parsed_object, stamps, whole_text
+from lm_research.data.source import ReadWhole, plain
+from lm_research.data.text import (
+    csv_rows,
+    named_files,
+    numbered_lines,
+    parsed_object,
+    stamps,
+    whole_text,
+)
 from lm_research.errors import UserError
 
 SUFFIXES = (".csv", ".jsonl")
@@ -31,8 +36,8 @@ class MultipleChoice(ReadWhole):
     Attributes:
       paths: .jsonl files of objects, each in one of the forms that `asked` knows; where PIQA's have
         no labels, they are in the file NAME-labels.lst beside NAME.jsonl, if it is there. Or .csv
-        files without a first row of names: a question, its choices and the letter of the answer;
-        empty cells after the last choice are none. All may end in .gz.
+        files without a first row of names: a question, its choices and the letter of the answer, or
+        its number from 1 on; empty cells after the last choice are none. All may end in .gz.
       flawed: what to do with a row that is no question with two choices or more and a right answer
         among them: refuse the file, or leave out the row.
     """
@@ -79,19 +84,23 @@ class MultipleChoice(ReadWhole):
 def asked(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A question as {"question": text, "choices": texts, "answer": number from 0 on, or None}.
 
+    It keeps an `id` that the record has.
+
     Args:
       record: in one of the forms of `TAKES`, of JSON or of TFDS, whose texts may be bytes; ARC's
         also nested, as it is published: {"question": {"stem", "choices": [{"text", "label"}]}}.
-        An answer that is a text is that of a choice, or else a choice's letter.
+        An answer that is a text is that of a choice, or else a choice's letter; an empty one is
+        none.
       where: what to call it in messages.
 
     Raises:
       UserError: it is in none of them, a text is empty, there are fewer than two choices, or the
         answer is none of them.
     """
-    record = _plain(record)
+    record = plain(record)
     question, choices, labels, answer = _parts(record, where)
-    texts = [question, *choices] if isinstance(choices, Sequence) else [None]
+    answer = None if answer == "" else answer
+    texts = [question, *choices] if isinstance(choices, list) else [None]
     if not all(isinstance(text, str) for text in texts):
         raise UserError(f"{where} is no question with choices; it takes {TAKES}")
     if not question.strip():
@@ -104,7 +113,8 @@ def asked(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     if answer is not None and number is None:
         told = ", ".join(map(str, labels if labels is not None else range(len(choices))))
         raise UserError(f"{where} has the answer {answer!r}, which is no choice; they are {told}")
-    return {"question": question, "choices": tuple(choices), "answer": number}
+    found = {"question": question, "choices": tuple(choices), "answer": number}
+    return {**found, "id": record["id"]} if isinstance(record.get("id"), str | int) else found
 
 
 def _parts(record: Mapping[str, Any], where: str) -> tuple[Any, Any, list | None, Any]:
@@ -115,38 +125,32 @@ def _parts(record: Mapping[str, Any], where: str) -> tuple[Any, Any, list | None
         return record["goal"], [record["sol1"], record["sol2"]], None, answer
     question, choices = record.get("question"), record.get("choices")
     if isinstance(question, Mapping):
-        each = [one if isinstance(one, Mapping) else {} for one in question.get("choices") or ()]
-        names = ("text", "label")
-        choices = {name: [one.get(name) for one in each] for name in names}
-        question = question.get("stem")
+        question, choices = question.get("stem"), question.get("choices")
+    if isinstance(choices, list) and all(isinstance(one, Mapping) for one in choices):
+        choices = {name: [one.get(name) for one in choices] for name in ("text", "label")}
     if not isinstance(choices, Mapping):
         return question, choices, None, record.get("answer")
-    texts, labels = choices.get("text") or [], choices.get("label") or []
+    texts, labels = choices.get("text"), choices.get("label")
+    if not isinstance(texts, list) or not isinstance(labels, list):
+        raise UserError(f"{where} is no question with choices; it takes {TAKES}")
     if len(texts) != len(labels):
         raise UserError(f"{where} has {len(texts)} choices and {len(labels)} labels of them")
-    return question, texts, labels, record.get("answerKey")
+    return question, texts, labels, record.get("answerKey", record.get("answer"))
 
 
 def _number(answer: Any, choices: Sequence[str], labels: list | None) -> int | None:
     """Which choice is the answer; None where none is."""
+    if answer is None:
+        return None
     if labels is not None:
-        return labels.index(answer) if labels.count(answer) == 1 else None
+        named, key = [str(label) for label in labels], str(answer).strip()
+        return named.index(key) if named.count(key) == 1 else None
     if isinstance(answer, str):
         if choices.count(answer) == 1:
             return choices.index(answer)
         answer = LETTERS.find(answer) if len(answer) == 1 else -1
     inside = type(answer) is int and 0 <= answer < len(choices)
     return answer if inside else None
-
-
-def _plain(value: Any) -> Any:
-    """A record of TFDS as JSON would have it: bytes as texts, arrays as lists."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -157,22 +161,14 @@ def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _cells(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    rows = csv.reader(io.StringIO(text, newline=""))
-    try:
-        for row in rows:
-            if not row:
-                continue
-            question, *choices = row[:-1] or [""]
-            while choices and not choices[-1].strip():
-                choices.pop()
-            letters = list(LETTERS[: len(choices)])
-            labels = {"text": choices, "label": letters}
-            yield (
-                rows.line_num,
-                {"question": question, "choices": labels, "answerKey": row[-1] or None},
-            )
-    except csv.Error as error:
-        raise UserError(f"{file}:{rows.line_num} is no row of a table: {error}") from None
+    for line, row in csv_rows(file, text):
+        question, *choices = row[:-1] or [""]
+        while choices and not choices[-1].strip():
+            choices.pop()
+        numbered = row[-1].strip().isdecimal()
+        labels = range(1, len(choices) + 1) if numbered else LETTERS[: len(choices)]
+        told = {"text": choices, "label": list(labels)}
+        yield line, {"question": question, "choices": told, "answerKey": row[-1]}
 
 
 def _objects(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:

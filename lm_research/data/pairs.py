@@ -92,8 +92,13 @@ class Pairs:
                     f"{self.files[0]} has {len(one)} lines and {self.files[1]} {len(other)}; "
                     "the lines of both belong together"
                 )
-            pairs = (pair for pair in zip(one, other) if all(text.strip() for text in pair))
-            records = [(source, (target,)) for source, target in pairs]
+            full = [[bool(text.strip()) for text in pair] for pair in zip(one, other)]
+            if half := [line for line, sides in enumerate(full, 1) if sum(sides) == 1]:
+                what = f"{len(half):,} lines of {self.files[0]} and {self.files[1]}"
+                why = f"one side is blank (the first is line {half[0]})"
+                log.fallback(what, "the others", why)
+            both = (pair for pair, sides in zip(zip(one, other), full) if all(sides))
+            records = [(source, (target,)) for source, target in both]
         if not records:
             raise UserError(f"{self.files[0]} holds no pairs")
         return records

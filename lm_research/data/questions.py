@@ -26,7 +26,8 @@ from lm_research.data.prepare import (
     with_others,
 )
 from lm_research.data.shards import Shards, replacing
-from lm_research.data.source import Source, within
+from lm_research.data.source import Source, plain, within
+from lm_research.data.squad import check_answer
 from lm_research.data.texts import document, sizes
 from lm_research.data.tokenizer import Tokenizer
 from lm_research.data.vocabulary import Trains
@@ -285,7 +286,28 @@ def _check(part: Part) -> None:
 def _records(part: Part) -> Iterator[tuple[str, dict[str, Any]]]:
     source, places = part
     for place in places.tolist():
-        yield where(source, place), source[place]
+        here = where(source, place)
+        yield here, _record(source[place], here)
+
+
+def _record(record: Mapping[str, Any], here: str) -> dict[str, Any]:
+    """A record as `SQuAD` has it, from one of TFDS or the Hub.
+
+    Their answers are {"text": texts, "answer_start": places}; where they do not say whether a
+    question is impossible, one without answers is.
+
+    Raises:
+      UserError: an answer is not in its context; says which.
+    """
+    record = plain(record)
+    given = record.get("answers") or ()
+    unsaid = isinstance(given, Mapping)
+    if unsaid:
+        given = tuple(zip(given["text"], given["answer_start"]))
+    for text, start in given:
+        check_answer(text, start, record["context"], here)
+    impossible = record.get("impossible", record.get("is_impossible", unsaid and not given))
+    return {**record, "answers": given, "impossible": impossible}
 
 
 def _running(part: Part) -> Iterator[str]:
@@ -336,6 +358,12 @@ def _written(directory: Path, name: str, part: Part, tokenizer: Tokenizer) -> di
         f"{name}_bytes": written.index["bytes"],
         f"{name}_texts": written.index["texts"],
     }
+
+
+def refuses(directory: Path) -> bool:
+    """Whether the train part of the data that a directory holds has impossible questions."""
+    path = Path(directory) / ANSWERS.format("train") / "answers.npy"
+    return path.is_file() and bool((np.load(path) == NONE).any())
 
 
 def covering(spans: np.ndarray, start: int, end: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Protocol, runtime_checkable
 
@@ -145,6 +145,16 @@ class Mix:
 def print_of(source: Source) -> str | None:
     """A source's fingerprint; None where it cannot say whether it changed."""
     return getattr(source, "fingerprint", lambda: None)()
+
+
+def plain(value: Any) -> Any:
+    """What TFDS has in records as JSON would have it: bytes as texts, arrays as lists."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, Mapping):
+        return {name: plain(one) for name, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def within(index: int, length: int) -> int:

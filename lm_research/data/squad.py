@@ -85,20 +85,29 @@ def _record(file: Path, given: Any, context: str, where: str) -> dict[str, Any]:
     if not question.strip():
         raise UserError(f"{where} is empty")
     answers = []
-    for answer in given.get("answers") or ():
+    for answer in _field(given, "answers", list, where) if given.get("answers") else ():
         text = _field(answer, "text", str, where)
         start = _field(answer, "answer_start", int, where)
-        if not text or start < 0 or context[start : start + len(text)] != text:
-            found = context[max(0, start) : max(0, start) + len(text)]
-            raise UserError(
-                f"{where} has the answer {text!r} at {start}, where its context has {found!r}"
-            )
+        check_answer(text, start, context, where)
         answers.append((text, start))
     impossible = bool(given.get("is_impossible", False))
     if impossible and answers:
         raise UserError(f"{where} is impossible to answer, and has the answer {answers[0][0]!r}")
     told = {"question": question, "context": context, "answers": tuple(answers)}
     return {"id": name, **told, "impossible": impossible}
+
+
+def check_answer(text: str, start: int, context: str, where: str) -> None:
+    """Refuses an answer that is not in its context, at its place.
+
+    Raises:
+      UserError: says what is there.
+    """
+    if not text or start < 0 or context[start : start + len(text)] != text:
+        found = context[max(0, start) : max(0, start) + len(text)]
+        raise UserError(
+            f"{where} has the answer {text!r} at {start}, where its context has {found!r}"
+        )
 
 
 def _field(section: Any, name: str, kind: type, where: str) -> Any:

@@ -13,6 +13,7 @@ from lm_research.errors import UserError
 
 INPUT, GOLD = "STS.input.", "STS.gs."
 SICK = ("sentence_A", "sentence_B", "relatedness_score")
+GLUE = ("sentence1", "sentence2", "score")  # of STS-B there
 BENCHMARK = (5, 6, 4)  # columns of the first sentence, of the second, and of the score
 
 
@@ -23,8 +24,9 @@ class STS(ReadWhole):
     Attributes:
       paths: folders of SemEval's STS tasks (Agirre et al., 2012 to 2016), in which each
         STS.input.NAME has its scores in STS.gs.NAME, and pairs without a score are left out; or
-        files of SICK (Marelli et al., 2014) or of STS-B (Cer et al., 2017), which are known by
-        their columns. Several as a tuple or with commas between; files may end in .gz.
+        files of SICK (Marelli et al., 2014) or of STS-B (Cer et al., 2017), as it is published or
+        as GLUE has it, which are known by their columns. Several as a tuple or with commas between;
+        files may end in .gz.
     """
 
     paths: str | tuple[str, ...]
@@ -82,15 +84,15 @@ def _pairs(file: Path) -> Iterator[tuple[int, tuple[str, str, float]]]:
             raise UserError(f"{file} has {len(rows)} lines and {_gold(file)} {len(scores)}")
         rows = [[*row, score] for row, score in zip(rows, scores)]
         first, columns = 1, (0, 1, -1)
-    elif rows and set(SICK) <= set(rows[0]):
-        first, columns = 2, tuple(map(rows[0].index, SICK))
+    elif heads := [names for names in (SICK, GLUE) if rows and set(names) <= set(rows[0])]:
+        first, columns = 2, tuple(map(rows[0].index, heads[0]))
     else:
         first, columns = 1, BENCHMARK
     for number, row in enumerate(rows[first - 1 :], first):
         if len(row) <= max(columns):
             raise UserError(
-                f"{file}:{number} has {len(row)} columns; it takes those of STS-B, of SICK with "
-                f"its first line, or of {INPUT}NAME beside {GOLD}NAME"
+                f"{file}:{number} has {len(row)} columns; it takes those of STS-B, of SICK or "
+                f"GLUE with their first line, or of {INPUT}NAME beside {GOLD}NAME"
             )
         one, other, score = (row[column].strip() for column in columns)
         if not score and columns[-1] == -1:

@@ -1,17 +1,22 @@
 """`Table`: records from the rows of TSV, CSV and JSON lines files."""
 
-import csv
 import dataclasses
 import functools
-import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lm_research import log
 from lm_research.data.source import ReadWhole
-from lm_research.data.text import named_files, numbered_lines, parsed_object, stamps, whole_text
+from lm_research.data.text import (
+    csv_rows,
+    named_files,
+    numbered_lines,
+    parsed_object,
+    stamps,
+    whole_text,
+)
 from lm_research.errors import UserError
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".txt")
@@ -27,10 +32,12 @@ class Table(ReadWhole):
       paths: .tsv files, which know no quotes; .csv files, which do; .jsonl files of objects; and
         .txt files as fastText's are, `__label__CLASS TEXT` a line. All may end in .gz.
       form: which of those files are, whatever they are called; None goes by their names.
-      short: what to do with a row that lacks columns: refuse the table, or leave out the row.
+      short: what to do with a row that lacks columns, or has more than the first row names: refuse
+        the table, or leave out the row.
       unlabelled: what the label of a row says that has none and is left out, such as SNLI's "-".
       columns: what a record has, and the column that it is in: its name in the first row, or of
-        JSON; or, where files have no such row, its number from 0 on.
+        JSON; or, where files have no such row, its number from 0 on. Where columns have names, and
+        a file one called `id`, records have it besides. Labels lose blanks around them.
     """
 
     paths: str | tuple[str, ...]
@@ -40,7 +47,7 @@ class Table(ReadWhole):
     unlabelled: str | None = None
 
     def __getitem__(self, index: int) -> dict[str, str]:
-        return dict(zip(self.columns, super().__getitem__(index)))
+        return dict(zip((*self.columns, "id"), super().__getitem__(index)))
 
     @functools.cached_property
     def files(self) -> tuple[Path, ...]:
@@ -85,34 +92,49 @@ def _rows(file: Path, table: Table) -> Iterator[tuple[int, tuple[str, ...]]]:
         return _objects(file, text, columns)
     if form == "txt":
         return _marked(file, text, columns)
-    return _cells(file, text, columns, "," if form == "csv" else "\t", table.short)
+    return _cells(file, text, columns, form, table.short)
 
 
-def _cells(file: Path, text: str, columns: Mapping[str, str | int], comma: str, short: str):
-    quoting = csv.QUOTE_MINIMAL if comma == "," else csv.QUOTE_NONE
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=comma, quoting=quoting)
+def _cells(file: Path, text: str, columns: Mapping[str, str | int], form: str, short: str):
+    rows = csv_rows(file, text) if form == "csv" else _tab_rows(text)
     numbered = all(isinstance(column, int) for column in columns.values())
-    places, left_out = list(columns.values()), []
-    try:
-        if not numbered:
-            heads = next(rows, [])
-            places = [_place(file, column, heads) for column in places]
-        for row in rows:
-            if not row:
-                continue
-            if len(row) > max(places):
-                yield rows.line_num, tuple(row[place] for place in places)
-            elif short == "refuse":
-                raise UserError(
-                    f"{file}:{rows.line_num} has {len(row)} columns; it takes {max(places) + 1}"
-                )
-            else:
-                left_out.append(rows.line_num)
-    except csv.Error as error:
-        raise UserError(f"{file}:{rows.line_num} is no row of a table: {error}") from None
+    places, own, heads, left_out = list(columns.values()), None, None, []
+    if not numbered:
+        _, heads = next(rows, (1, []))
+        places = [_place(file, column, heads) for column in places]
+        own = heads.index("id") if "id" in heads and "id" not in columns else None
+    label = list(columns).index("label") if "label" in columns else None
+    for line, row in rows:
+        if flaw := _flaw(row, max(places), heads):
+            if short == "refuse":
+                raise UserError(f"{file}:{line} has {len(row)} columns; {flaw}")
+            left_out.append(line)
+            continue
+        found = [row[place].strip() if i == label else row[place] for i, place in enumerate(places)]
+        yield line, (*found, *_id(row[own] if own is not None and own < len(row) else None))
     if left_out:
         what = f"{len(left_out):,} rows of {file} (the first is line {left_out[0]})"
-        log.fallback(what, "the others", f"they have fewer than {max(places) + 1} columns")
+        log.fallback(what, "the others", "they have too few columns, or more than the first row")
+
+
+def _flaw(row: list[str], last: int, heads: list[str] | None) -> str | None:
+    """What is wrong with a row's number of columns; empty ones at its end are none."""
+    if len(row) <= last:
+        return f"it takes {last + 1}"
+    if heads is not None and any(cell.strip() for cell in row[len(heads) :]):
+        return f"the first row names {len(heads)}"
+    return None
+
+
+def _tab_rows(text: str) -> Iterator[tuple[int, list[str]]]:
+    for number, line in numbered_lines(text):
+        yield number, line.removesuffix("\r").split("\t")
+
+
+def _id(value: Any) -> tuple[str, ...]:
+    """What stands after a record's columns: its id, where it has one."""
+    found = str(value).strip() if isinstance(value, str | int | float) else ""
+    return (found,) if found else ()
 
 
 def _place(file: Path, column: str | int, heads: list[str]) -> int:
@@ -132,8 +154,13 @@ def _objects(file: Path, text: str, columns: Mapping[str, str | int]):
                 has = ", ".join(map(repr, record)) or "nothing"
                 what = "is no text" if column in record else "is missing"
                 raise UserError(f"{file}:{number}: the field {column!r} {what}; it has {has}")
-        # A label keeps its type, so that a column of several types is noticed.
-        yield number, tuple(x if name == "label" else str(x) for name, x in zip(columns, found))
+        values = (_label(x) if name == "label" else str(x) for name, x in zip(columns, found))
+        yield number, (*values, *_id(None if "id" in columns else record.get("id")))
+
+
+def _label(value: str | int | float) -> str | int | float:
+    """It keeps its type, so that a column of several types is noticed."""
+    return value.strip() if isinstance(value, str) else value
 
 
 def _marked(file: Path, text: str, columns: Mapping[str, str | int]):

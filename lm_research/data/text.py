@@ -1,15 +1,17 @@
 """Text files as a source: plain text and JSON lines, compressed or not."""
 
 import bisect
+import csv
 import dataclasses
 import functools
 import glob
 import gzip
 import hashlib
+import io
 import itertools
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -237,6 +239,20 @@ def numbered_lines(text: str) -> list[tuple[int, str]]:
     Not `splitlines`: a JSON string may hold the other characters that end lines.
     """
     return [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def csv_rows(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of CSV that are not blank, and the numbers of the lines that they end in.
+
+    Raises:
+      UserError: its quotes or ends of lines are none of CSV's; names file and line.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    rows = csv.reader(io.StringIO(text, newline=""))
+    try:
+        yield from ((rows.line_num, row) for row in rows if row[1:] or "".join(row).strip())
+    except csv.Error as error:
+        raise UserError(f"{file}:{rows.line_num} is no row of a table: {error}") from None
 
 
 def parsed(text: str, where: str) -> Any:

@@ -32,10 +32,12 @@ class WebNLG:
         tuple or with commas between.
       names: a pattern that the names of files in directories and archives match, such as
         "*/en/train/*.xml".
+      lang: the language of texts that say theirs, such as "en"; None takes those of all.
     """
 
     paths: str | tuple[str, ...]
     names: str = "*.xml"
+    lang: str | None = None
 
     def __len__(self) -> int:
         return len(self._records)
@@ -45,10 +47,11 @@ class WebNLG:
 
     def fingerprint(self) -> str:
         """Changes when a file does: of names, sizes and times of writing."""
-        return json.dumps([self.names, *stamps(self._files)])
+        asked = [self.names] if self.lang is None else [self.names, self.lang]
+        return json.dumps([*asked, *stamps(self._files)])
 
     def __reduce__(self):
-        return WebNLG, (self.paths, self.names)
+        return WebNLG, (self.paths, self.names, self.lang)
 
     @functools.cached_property
     def _files(self) -> list[Path]:
@@ -70,11 +73,12 @@ class WebNLG:
                 tree = xml.fromstring(content)
             except xml.ParseError as error:
                 raise UserError(f"{where} is not XML: {error}") from None
-            entries = (_record(where, entry) for entry in tree.iter("entry"))
+            entries = (_record(where, entry, self.lang) for entry in tree.iter("entry"))
             records += [record for record in entries if record is not None]
         if not records:
+            texts = "texts" if self.lang is None else f"texts in the language {self.lang!r}"
             raise UserError(
-                f"{self.paths or 'no path'} holds no entries with triples and texts in files "
+                f"{self.paths or 'no path'} holds no entries with triples and {texts} in files "
                 f"whose names match {self.names}"
             )
         return records
@@ -111,10 +115,12 @@ def linearised(triples: list[str]) -> str:
     return FACTS.join(found)
 
 
-def _record(where: str, entry: xml.Element) -> dict[str, Any] | None:
-    """Of an entry; None where it has no text."""
+def _record(where: str, entry: xml.Element, lang: str | None) -> dict[str, Any] | None:
+    """Of an entry; None where it has no text of the language."""
     triples = [triple.text or "" for triple in entry.iter("mtriple")]
-    found = (lex.findtext("text") or lex.text or "" for lex in entry.iter("lex"))
+    asked = (None, "", lang)
+    own = (lex for lex in entry.iter("lex") if lang is None or lex.get("lang") in asked)
+    found = (lex.findtext("text") or lex.text or "" for lex in own)
     texts = tuple(" ".join(text.split()) for text in found if text.strip())
     if not triples or not texts:
         return None

@@ -43,13 +43,20 @@ def lines(path: Path) -> list[Line]:
 
     A line of JSON is {"text": "..."}, {"tokens": [1, 2]} or {"words": ["...", "..."]}, perhaps with
     a "source", as text or tokens, or besides a text a second one, its "pair". Either file may end
-    in .gz.
+    in .gz. Tables are refused, whose rows are no texts.
 
     Raises:
-      UserError: there is no such file, or nothing in it, or a line is neither; names file and line.
+      UserError: there is no such file, or nothing in it, it is a table, or a line is neither; names
+        file and line.
     """
     if not path.is_file():
         raise UserError(f"cannot read {path}: there is no such file")
+    if is_table(path):
+        raise UserError(
+            f"{path} is a table by its name, and nothing says which columns are texts; give a text "
+            'per line of a .txt file, or {"text": "..."} per line of a .jsonl file (predict reads '
+            "tables like the ones that a run was trained on)"
+        )
     text = whole_text(path)
     # Not splitlines: a JSON string may hold the other characters that end lines.
     numbered = enumerate(text.removesuffix("\n").split("\n"), 1)
@@ -67,6 +74,11 @@ def lines(path: Path) -> list[Line]:
 def jsonl(path: Path) -> bool:
     """Whether a file's name says that it has a JSON object per line."""
     return path.name.removesuffix(".gz").endswith((".jsonl", ".json"))
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file's name says that it has rows of columns."""
+    return path.name.removesuffix(".gz").endswith((".tsv", ".csv"))
 
 
 def _line(where: str, line: str) -> Line:

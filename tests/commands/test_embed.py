@@ -91,12 +91,14 @@ def test_a_model_that_makes_no_vectors_is_pooled_and_judged(bert, command, tmp_p
     "arguments, words",
     [
         (["embed", "--input=no.txt", "--output=v.txt"], "takes the name of a .npy file"),
+        (["embed", "--input={}/pairs.tsv", "--output=v.npy"], "pairs.tsv is a table by its name"),
         (["search", "--index=no.txt"], "search takes queries from --query=... or"),
         (["evaluate", "--scored=no"], "there is no file no"),
     ],
 )
-def test_what_it_cannot_do_is_one_line(bert, command, arguments, words):
-    name, *rest = arguments
+def test_what_it_cannot_do_is_one_line(bert, command, tmp_path, arguments, words):
+    (tmp_path / "pairs.tsv").write_text(ROWS)
+    name, *rest = (one.format(tmp_path) for one in arguments)
     status, _, err = command(name, f"--checkpoint={bert}", *rest)
     assert status == 2 and words in err and "Traceback" not in err
 

@@ -87,6 +87,10 @@ def test_scores_of_pairs(command, tmp_path):
     assert abs(json.loads((tmp_path / "new").read_text())["score"] - float(told)) < 1e-4
     status, _, err = command("predict", checkpoint, "--text=a", "--pair=b", "--pair=c")
     assert status == 2 and "1 of --text and 2 of --pair" in err
+    status, _, err = command("predict", checkpoint, "--text=so so")
+    assert status == 2 and "--text='so so' has no second text, and the run was trained on" in err
+    status, out, _ = command("predict", checkpoint, f"--input={tmp_path / 'dev.tsv'}")
+    assert status == 0 and len(out.splitlines()) == len(rows) and "so so  | no no " in out
 
 
 @pytest.mark.parametrize("line", ['{"text": "a", "pair": 1}', '{"tokens": [1], "pair": "b"}'])

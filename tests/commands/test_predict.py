@@ -48,6 +48,16 @@ def test_trained_it_tells_classes(trained, command, tmp_path):
     assert set(row["probabilities"]) == {"five", "one"}
     assert np.isclose(sum(row["probabilities"].values()), 1)
 
+    for name, content in (
+        ("dev.csv", f'stars,review\none,"{BAD}"\none,"{GOOD}"\n'),
+        ("dev.jsonl", "".join(json.dumps({"review": t, "stars": "?"}) + "\n" for t in (BAD, GOOD))),
+        ("dev.txt", f"__label__one {BAD}\n__label__one {GOOD}\n"),
+    ):
+        (tmp_path / name).write_text(content)
+        status, out, _ = command("predict", checkpoint, f"--input={tmp_path / name}")
+        rows = [line.split("\t") for line in out.strip().split("\n")]
+        assert status == 0 and [(row[0], row[2]) for row in rows] == [("one", BAD), ("five", GOOD)]
+
     assert command("evaluate", checkpoint)[1].count("accuracy: 1.0000") == 1
     assert command(*arguments)[0] == 0  # nothing is left to do
 

@@ -110,6 +110,31 @@ def test_questions_get_answers(run, command, tmp_path):
     assert status == 2 and "has no question with its context" in err
 
 
+def test_answers_are_empty_where_questions_may_be_impossible(run, command, tmp_path, monkeypatch):
+    from lm_research.infer import answer
+
+    told = answer.Answer((answer.Candidate("ab", 3, 0.0, 0.4),), difference=0.5, none=0.6)
+    monkeypatch.setattr(answer, "answer", lambda *given, **more: [told] * len(given[3]))
+    data = dict(kind="Questions", source=dict(kind="SQuAD", paths="gone.json"))
+    checkpoint = run(["start", "end"], "Span", data, "AnswerScores")
+    asked = {"id": "0", "question": "who", "answers": [{"text": "ab", "answer_start": 3}]}
+    file = tmp_path / "dev.json"
+    answers = lambda *more: [
+        json.loads(line)["answer"] for line in command("predict", checkpoint, *more)[1].splitlines()
+    ]
+    for others, found in (([], "ab"), ([{"id": "1", "question": "x", "is_impossible": True}], "")):
+        paragraph = {"context": "no ab", "qas": [asked, *others]}
+        file.write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+        assert answers(f"--input={file}") == [found] * (1 + len(others))
+    assert answers(f"--input={file}", "--threshold=1") == ["ab"] * 2
+    given = "--text=who", "--pair=no ab"
+    assert answers(*given) == ["ab"]
+    kept = Path(checkpoint.partition("=")[2]) / "data" / "train_answers"
+    kept.mkdir(parents=True)
+    np.save(kept / "answers.npy", np.int32([[1, 2], [-1, -1]]))
+    assert answers(*given) == [""]
+
+
 @pytest.mark.parametrize("name", ["tag", "answer"])
 def test_no_paths_is_one_line(command, tmp_path, name):
     workdir = f"--workdir={tmp_path / 'run'}"

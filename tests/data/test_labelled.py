@@ -18,7 +18,7 @@ RECORDS = [{"text": text, "label": label} for text, label in ROWS]
 def written(directory, name, columns):
     quoted = [f'"{text.replace(chr(34), 2 * chr(34))}"' for text, _ in ROWS]
     content = {
-        "a.tsv": "id\tlabel\tsentence\n" + "".join(f"7\t{b}\t{a}\n" for a, b in ROWS),
+        "a.tsv": "number\tlabel\tsentence\n" + "".join(f"7\t{b}\t{a}\n" for a, b in ROWS),
         "a.csv": "sentence,label\n" + "".join(f"{a},{b}\n" for a, (_, b) in zip(quoted, ROWS)),
         "plain.tsv": "".join(f"{b}\t{a}\n" for a, b in ROWS),
         "a.jsonl.gz": "".join(json.dumps({"sentence": a, "label": b}) + "\n" for a, b in ROWS),
@@ -51,6 +51,11 @@ def test_tables(tmp_path, name, columns):
     [
         ("a.tsv", "text\tclass\nx\ty\n", "no column 'label'; it has 'text', 'class'"),
         ("a.tsv", "text\tlabel\nx\n", r"a.tsv:2 has 1 columns; it takes 2"),
+        (
+            "a.csv",
+            "text,label\nx,y\nbad, very bad,0\n",
+            "a.csv:3 has 3 columns; the first row ",
+        ),
         ("a.tsv", "text\tlabel\n", "holds no records"),
         ("a.jsonl", '{"text": "x"}\n', r"a.jsonl:1: the field 'label' is missing; it has 'text'"),
         ("a.jsonl", "[1]\n", "a.jsonl:1 is no JSON object"),
@@ -62,6 +67,37 @@ def test_what_is_no_table_is_refused(tmp_path, name, content, words):
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=words):
         len(Table(str(tmp_path / name)))
+
+
+def test_cells_are_as_long_as_they_are_and_labels_have_no_blanks_around(tmp_path):
+    long = "a" * 140_000
+    (tmp_path / "a.tsv").write_bytes(f"text\tlabel\r\nx\ry\t b \r\n{long}\tb\t \n  \n".encode())
+    (tmp_path / "a.csv").write_text(f"text,label\nx, b\n{long},b,\n  \n")
+    for name, first in (("a.tsv", "x\ry"), ("a.csv", "x")):
+        table = Table(str(tmp_path / name))
+        assert list(table) == [{"text": first, "label": "b"}, {"text": long, "label": "b"}]
+        assert table.where(1).endswith(f"{name}:3")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_ids_are_noticed_without_being_named(tmp_path, name):
+    rows = [(1, "x", "good"), (2, "y", "bad"), (1, "z", "bad")]
+    objects = [json.dumps(dict(zip(("id", "text", "label"), row))) for row in rows]
+    lines = ["id,text,label", *(",".join(map(str, row)) for row in rows)]
+    (tmp_path / name).write_text("\n".join(objects if name == "a.jsonl" else lines))
+    table = Table(str(tmp_path / name))
+    assert table[1] == {"text": "y", "label": "bad", "id": "2"}
+    with pytest.raises(UserError, match=rf"{name}:\d has the id '1' of .*{name}:\d"):
+        Labelled(table, Bytes(), Memory(RECORDS)).prepare(tmp_path / "data", 8)
+
+
+def test_a_number_is_one_class_however_it_is_written(tmp_path):
+    lines = [json.dumps({"text": "x", "label": label}) for label in (1, 1.0, 1.5)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    table = Table(str(tmp_path / "a.jsonl"))
+    (tmp_path / "b.csv").write_text("text,label\ny,1\n")
+    prepared = Labelled(table, Bytes(), Table(str(tmp_path / "b.csv"))).prepare(tmp_path, 8)
+    assert prepared.classes == ("1", "1.5") and prepared.train.labels.tolist() == [0, 0, 1]
 
 
 def test_texts_and_numbers_of_classes(tmp_path, capsys):

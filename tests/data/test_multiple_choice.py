@@ -31,6 +31,16 @@ FORMS = {
         },
         "answerKey": "B",
     },
+    "ARC with numbers": {
+        "question": "Q?",
+        "choices": {"text": ["a", "b", "c"], "label": ["1", "2", "3"]},
+        "answerKey": 2,
+    },
+    "a list of choices": {
+        "question": "Q?",
+        "choices": [{"text": text, "label": label} for text, label in zip("abc", "ABC")],
+        "answerKey": "B",
+    },
     "ARC of TFDS": {
         "question": b"Q?",
         "choices": {"text": np.array([b"a", b"b", b"c"], object), "label": np.array([0, 1, 2])},
@@ -61,10 +71,11 @@ def test_piqa_has_its_labels_beside(tmp_path):
 
 def test_rows_may_have_other_numbers_of_choices(tmp_path):
     file = tmp_path / "arc.csv.gz"
-    file.write_bytes(gzip.compress(b'"A, or\nB?",a,b,c,,C\nQ?,a,b,,,A\nV?,a,b,c,d,D\n'))
+    rows = b'"A, or\nB?",a,b,c,,C\nQ?,a,b,,,A\nV?,a,b,c,d,D\nV?,a,b,c,d,3\n'
+    file.write_bytes(gzip.compress(rows))
     source = MultipleChoice(str(file))
-    assert [len(source[i]["choices"]) for i in range(3)] == [3, 2, 4]
-    assert [source[i]["answer"] for i in range(3)] == [2, 0, 3]
+    assert [len(source[i]["choices"]) for i in range(4)] == [3, 2, 4, 4]
+    assert [source[i]["answer"] for i in range(4)] == [2, 0, 3, 2]
     assert source[0]["question"] == "A, or\nB?" and source.where(1) == f"{file}:3"
 
 
@@ -98,6 +109,9 @@ def test_flawed_rows_are_named_or_left_out(row, tmp_path):
         ('{"text": "a"}', "is no question with choices; it takes"),
         ('{"question": "a", "choices": ["b", 3]}', "is no question with choices; it takes"),
         ('{"question": "a", "choices": ["b", "c"], "answer": 2}', "the answer 2, which is no"),
+        ('{"question": "a", "choices": {"text": 3, "label": 2}}', "is no question with choices"),
+        ('{"question": {"stem": "a", "choices": 3}}', "is no question with choices"),
+        ('{"question": "a", "choices": "bc"}', "is no question with choices"),
     ],
 )
 def test_what_is_no_question_is_one_line(line, words, tmp_path):
@@ -136,6 +150,16 @@ def test_as_token_arrays(tmp_path):
     source = MultipleChoice(str(file))
     with pytest.raises(UserError, match=r"own.jsonl:1 has no answer; training and evaluation"):
         Choices(source, Bytes(("cls", "sep")), source).prepare(tmp_path / "other", 14)
+
+
+def test_ids_come_once(tmp_path):
+    file = tmp_path / "arc.jsonl"
+    rows = [{"id": name, **FORMS["ARC as published"]} for name in ("q1", "q2", "q1")]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = MultipleChoice(str(file))
+    assert source[1] == {**QUESTION, "id": "q2"}
+    with pytest.raises(UserError, match=r"arc.jsonl:3 has the id 'q1' of .*arc.jsonl:1"):
+        Choices(source, Bytes(("cls", "sep")), source).prepare(tmp_path / "data", 14)
 
 
 def test_arc_and_piqa_as_they_are():

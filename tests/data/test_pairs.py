@@ -57,6 +57,16 @@ def test_parallel_files_have_as_many_lines(tmp_path):
         len(Pairs((str(tmp_path / "a"), str(tmp_path / "b"))))
 
 
+def test_lines_with_one_side_are_left_out_and_that_is_told(tmp_path):
+    (tmp_path / "a").write_text("x\n\ny\n\n")
+    (tmp_path / "b").write_text("u\n\n \nv\n")
+    before = len(log.facts()["fallbacks"])
+    pairs = Pairs((str(tmp_path / "a"), str(tmp_path / "b")))
+    assert list(pairs) == [{"source": "x", "target": "u"}]
+    [told] = log.facts()["fallbacks"][before:]
+    assert told["asked"].startswith("2 lines of") and "the first is line 3" in told["why"]
+
+
 def test_pairs_become_tokens_that_end(tmp_path):
     source = Pairs(written(tmp_path, "tsv"))
     data = Parallel(source, Bytes(), heldout=source).prepare(tmp_path / "data", 32)

@@ -49,6 +49,9 @@ def test_files_of_scored_pairs(tmp_path):
         {"text": "a b", "pair": "c", "label": 4.5},
         {"text": 'one "quoted', "pair": "other", "label": 3.2},
     ]
+    glue = tmp_path / "dev.tsv"
+    glue.write_text("index\tsentence1\tsentence2\tscore\n0\tA plane.\tAn air plane.\t5.000\n")
+    assert list(STS(str(glue))) == [{"text": "A plane.", "pair": "An air plane.", "label": 5.0}]
     benchmark.write_text("main\tfiles\t2012\t1\tgood\tone\tother\n")
     with pytest.raises(UserError, match=r"sts-dev.csv:1 has 'good' as a score"):
         len(STS(str(benchmark)))

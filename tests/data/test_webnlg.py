@@ -42,6 +42,17 @@ def test_entries_are_lines_of_triples_and_texts(tmp_path, content):
         assert "xml" in found.fingerprint() or "tar" in found.fingerprint()
 
 
+def test_texts_in_other_languages_are_none(tmp_path):
+    path = tmp_path / "a.xml"
+    path.write_text(PLAIN.replace('<lex lid="Id2">', '<lex lang="ru" lid="Id2">'))
+    english = pickle.loads(pickle.dumps(WebNLG(str(path), lang="en")))
+    assert english[0]["targets"] == ("Aarhus airport serves Aarhus.",)  # which says no language
+    assert len(WebNLG(str(path), lang="ru")[0]["targets"]) == len(WebNLG(str(path))[0]["targets"])
+    path.write_text(PLAIN.replace("<lex ", '<lex lang="ru" '))
+    with pytest.raises(UserError, match="triples and texts in the language 'en' in files"):
+        len(WebNLG(str(path), lang="en"))
+
+
 def test_what_holds_no_triples_is_refused(tmp_path):
     path = tmp_path / "a.xml"
     for content, words in (

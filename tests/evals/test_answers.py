@@ -13,6 +13,7 @@ import pytest
 
 from lm_research import mesh
 from lm_research.data import Bytes, Memory, Questions, SQuAD
+from lm_research.data.questions import refuses
 from lm_research.errors import UserError
 from lm_research.evals import AnswerScores, answers
 from lm_research.infer.answer import answer, ranked, spans
@@ -152,6 +153,7 @@ def test_files(tmp_path):
             "question '2' is impossible to answer, and has the answer 'A bird",
         ),
         ({"question": " "}, "question '2' is empty"),
+        ({"answers": 3}, "question '2' has no list 'answers'"),
         ({"question": None}, "question '2' has no text 'question'"),
     ],
 )
@@ -174,6 +176,31 @@ def test_files_that_are_none_are_refused(tmp_path):
         Questions(
             SQuAD(str(tmp_path / "b.json")), Bytes(), SQuAD(str(tmp_path / "b.json"))
         ).prepare(tmp_path / "data", 32)
+
+
+def test_records_as_others_have_them(tmp_path):
+    """Those of TFDS and of the Hub are the same questions as SQuAD's."""
+    own = written(
+        tmp_path / "a.json",
+        question("1", "Who sat?", "The cat"),
+        question("2", "Who swam?", is_impossible=True),
+    )
+    records = []
+    for record in own:
+        texts, places = zip(*record["answers"]) if record["answers"] else ((), ())
+        answers = {"text": np.array([t.encode() for t in texts], object)}
+        answers["answer_start"] = np.int32(places)
+        asked = {name: record[name].encode() for name in ("id", "question", "context")}
+        records.append({**asked, "answers": answers})
+    found = [
+        Questions(source, Bytes(), source, question=8).prepare(tmp_path / name, 32).train
+        for name, source in (("own", own), ("others", Memory(records)))
+    ]
+    assert found[0].texts == found[1].texts and refuses(tmp_path / "others")
+    assert found[0].answers.tolist() == found[1].answers.tolist() and found[0].answers[1, 0] == -1
+    records[0]["answers"]["answer_start"] += 1
+    with pytest.raises(UserError, match="record 0 has the answer 'The cat' at 1, where"):
+        Questions(Memory(records), Bytes(), own).prepare(tmp_path / "moved", 32)
 
 
 def prepared(tmp_path, length=32, **given):
