@@ -12,6 +12,7 @@ apart. Writes benchmarks/parity.md and benchmarks/results/parity.json after each
 import argparse
 import importlib.util
 import json
+import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,7 @@ from lm_research.hub.verify import Limits, verify
 from lm_research.infer import generate
 
 TESTS = Path(__file__).parent.parent / "tests" / "models"
+sys.path.append(str(TESTS.parent))  # where they find what they share
 TABLE = Path(__file__).parent / "parity.md"
 BAR = 1e-4
 NEW = 12  # tokens of a greedy continuation

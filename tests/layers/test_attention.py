@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from variants import tried
 
 from lm_research import mesh
 from lm_research.layers import EMPTY, Attention, Bias, Mask, Rotary, attend, kernels
@@ -92,7 +93,10 @@ def test_bias_and_soft_cap():
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("length, biased", [(8, True), (96, False), (256, False), (320, True)])
+@pytest.mark.parametrize(
+    "length, biased",
+    tried([(8, True), (96, False), (256, False), (320, True)], [(96, False), (320, True)]),
+)
 @pytest.mark.parametrize("segmented", [False, True])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 2e-5), (jnp.bfloat16, 2e-2)])
@@ -141,7 +145,8 @@ def test_weights_drop_out_where_a_key_is_given():
         module.apply(params, x, position, Mask(), rngs=rngs)[0]
     )
     np.testing.assert_array_equal(read(dropping), read(plain))
-    draws = [read(dropping, dropout=jax.random.key(i)) for i in range(400)]
+    drawn = jax.jit(lambda key: dropping.apply(params, x, position, Mask(), rngs={"dropout": key}))
+    draws = [np.asarray(drawn(jax.random.key(i))[0]) for i in range(400)]
     assert np.abs(draws[0] - read(plain)).max() > 0.01
     mean, error = np.mean(draws, 0), np.std(draws, 0) / 20
     assert (np.abs(mean - read(plain)) < 5 * error + 1e-6).all()
@@ -160,16 +165,15 @@ def test_cached_equals_full_with_uneven_rows(kv_heads):
     x = jax.random.normal(jax.random.key(0), (2, 7, 32))
     position = jnp.broadcast_to(jnp.arange(7), (2, 7))
     params = module.init(jax.random.key(1), x, position, Mask(causal=True))
-    full, _ = module.apply(params, x, position, Mask(causal=True))
+    apply = jax.jit(module.apply)
+    full, _ = apply(params, x, position, Mask(causal=True))
 
     lengths = jnp.array([5, 3])[:, None]
     first = jnp.where(position[:, :5] < lengths, position[:, :5], EMPTY)
-    _, cache = module.apply(
-        params, x[:, :5], first, Mask(causal=True), cache=module.init_cache(2, 7)
-    )
+    _, cache = apply(params, x[:, :5], first, Mask(causal=True), cache=module.init_cache(2, 7))
     rest = lengths + jnp.arange(2)
     new = jnp.take_along_axis(x, rest[..., None], 1)
-    got, cache = module.apply(params, new, rest, Mask(causal=True), cache=cache)
+    got, cache = apply(params, new, rest, Mask(causal=True), cache=cache)
     want = jnp.take_along_axis(full, rest[..., None], 1)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 

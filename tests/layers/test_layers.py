@@ -153,12 +153,13 @@ def repeating(layers=4, period=1, **choices):
     return Stack(layers, blocks, **choices)
 
 
-def run(module, params, x, **options):
+def run(module, params, x, patches=None, **options):
     position = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
     given = (x, None, position, Mask(causal=True), None, None, None)
     if params is None:
-        return nn.unbox(module.init(jax.random.key(0), *given))["params"]
-    return module.apply({"params": params, **options.pop("patches", {})}, *given, **options)
+        return nn.unbox(jax.jit(module.init)(jax.random.key(0), *given))["params"]
+    called = jax.jit(functools.partial(module.apply, **options))
+    return called({"params": params, **(patches or {})}, *given)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Classifiers on trunks of every kind, beside `transformers`; what a text is judged by."""
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 import torch
 import transformers
 from safetensors.numpy import load_file
+from variants import tried
 
 from lm_research import config, mesh, tree
 from lm_research.errors import UserError
@@ -46,7 +45,7 @@ CASES = {  # by architecture
         **SIZES, num_key_value_heads=2, pad_token_id=0, tie_word_embeddings=True, **NAMES
     ),
 }
-# One of each kind: LM_RESEARCH_VARIANTS=all tries every one.
+# One of each kind.
 FIRST = [
     f"{name}For{task}"
     for name, task in (
@@ -56,7 +55,7 @@ FIRST = [
         ("GPT2", "SequenceClassification"),
     )
 ]
-TRIED = CASES if os.environ.get("LM_RESEARCH_VARIANTS") == "all" else FIRST
+TRIED = tried(CASES, FIRST)
 LENGTHS = (9, 4)  # of two texts in a batch
 
 

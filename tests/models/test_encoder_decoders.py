@@ -1,11 +1,11 @@
 """Each encoder-decoder against `transformers`, and what holds for all: a line in CASES each."""
 
 import functools
-import os
 
 import jax
 import numpy as np
 import pytest
+from variants import tried
 
 from lm_research import config, mesh, tree
 from lm_research.errors import UserError
@@ -65,9 +65,8 @@ CASES = {
     "mt5": ("MT5Config", T5_SMALL | V1_1 | {"decoder_start_token_id": 3}),
 }
 FIRST = list({kind: case for case, (kind, _) in reversed(CASES.items())}.values())
-# One variant of each architecture: LM_RESEARCH_VARIANTS=all tries every one, as
-# benchmarks/parity.py does.
-TRIED = CASES if os.environ.get("LM_RESEARCH_VARIANTS") == "all" else FIRST
+# One variant of each architecture.
+TRIED = tried(CASES, FIRST)
 UNTIED = ("t5_v1_1", "mt5")
 SOURCES, TEXTS = (19, 11, 1), (14, 5, 1)  # tokens in the rows of a padded batch
 TOLERANCE = 2e-5  # of the largest
@@ -346,11 +345,11 @@ MODELS = {
     "t5_first": T5(**T5_SIZES, activation="relu", gated=False, tied=True, decoder_layers=3),
 }
 # Those whose stacks are unlike; what the core does with a stack is tried on them, or on all.
-STACKS = MODELS if os.environ.get("LM_RESEARCH_VARIANTS") == "all" else ("bart", "t5_first")
+STACKS = tried(MODELS, ("bart", "t5_first"))
 WEIGHTS = np.random.default_rng(7).normal(size=(2, T, 64)).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=tried(MODELS, ("bart", "original", "t5_first")))
 def model(request):
     return MODELS[request.param]
 

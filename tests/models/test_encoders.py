@@ -2,13 +2,13 @@
 
 import functools
 import json
-import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from variants import tried
 
 from lm_research import config, mesh, tree
 from lm_research.errors import UserError
@@ -93,10 +93,9 @@ CASES |= {
     "modernbert_bare": ("ModernBertModel", MODERNBERT),
 }
 FIRST = list({case.split("_")[0]: case for case in reversed(CASES)}.values())
-# One variant of each family, and some more: LM_RESEARCH_VARIANTS=all tries every one, as
-# benchmarks/parity.py does.
+# One variant of each family, and some more.
 MORE = ["bert_pretraining"]
-TRIED = CASES if os.environ.get("LM_RESEARCH_VARIANTS") == "all" else FIRST + MORE
+TRIED = tried(CASES, FIRST + MORE)
 LENGTH = 24  # the whole context
 ROWS = (24, 17, 2)  # tokens in each row of a padded batch
 TOLERANCE = 2e-5  # of the largest; the two gelus part at 1e-4

@@ -2,13 +2,13 @@
 
 import copy
 import functools
-import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from variants import tried
 
 from lm_research import config, mesh, tree
 from lm_research.errors import UserError
@@ -164,10 +164,9 @@ CASES = {
     "qwen3": ("Qwen3Config", LLAMA | {"num_key_value_heads": 2, "head_dim": 16}),
 }
 FIRST = list({kind: case for case, (kind, _) in reversed(CASES.items())}.values())
-# One variant of each architecture, and some more: LM_RESEARCH_VARIANTS=all tries every one, as
-# benchmarks/parity.py does.
+# One variant of each architecture, and some more.
 MORE = ["gpt2_unusual", "llama_3", "opt_narrow", "llama_biased"]
-TRIED = CASES if os.environ.get("LM_RESEARCH_VARIANTS") == "all" else FIRST + MORE
+TRIED = tried(CASES, FIRST + MORE)
 LENGTH = 24  # the whole context
 ROWS = (24, 17, 1)  # tokens in each row of a padded batch
 TOLERANCE = 2e-5  # of the largest; the two gelus part at 1e-4

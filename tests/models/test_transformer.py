@@ -1,13 +1,13 @@
 """What holds for every decoder and encoder, whatever its family: a new one is a line in MODELS."""
 
 import functools
-import os
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from variants import tried
 
 from lm_research import mesh, tree
 from lm_research.layers import EMPTY, Mask, Patch, separated
@@ -57,13 +57,13 @@ MODELS = {
 }
 # Those whose stacks are unlike; what the core does with a stack is tried on them, or on all.
 UNLIKE = ("albert", "bert_pair", "gemma2", "gpt2", "hybrid", "mixtral", "modernbert", "xlnet")
-STACKS = MODELS if os.environ.get("LM_RESEARCH_VARIANTS") == "all" else UNLIKE
+STACKS = tried(MODELS, UNLIKE)
 T = 12
 ROWS = 4  # as many as the parts that a mesh cuts a batch into
 WEIGHTS = np.random.default_rng(7).normal(size=(ROWS, T, 64)).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=tried(MODELS, (*UNLIKE, "qwen3")))
 def model(request):
     return MODELS[request.param]
 
