@@ -303,10 +303,10 @@ def start(
     if not init:
         return trainer.init(), beginning
     loaded = restore.open_checkpoint(init)
-    params, told = restore.given(trainer.experiment.model, loaded)
-    log.note(init={"path": init, **told, **standing(init, loaded)})
     found = resolved["weights"].get("adapter")
-    arrays = adapter.read(found, resolved["model"]).arrays if found else None
+    arrays = adapter.read(found, resolved["model"]).arrays if found else {}
+    params, told = restore.given(trainer.experiment.model, loaded, arrays)
+    log.note(init={"path": init, **told, **standing(init, loaded)})
     return trainer.init(params, arrays), beginning
 
 
