@@ -130,7 +130,7 @@ def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:
         return loaded(params=hub.load(path, model), eos=ends, context=hub.context(path))
     stored = stored_config(path)
     if "weights" in stored:
-        if stored["checkpoint"].get("best") and (path / BEST).is_dir():
+        if _has_best(path, stored):
             params, meta = checkpoint.load_params(path / BEST, _places(model))
         else:
             params, meta = _trained(path, {**stored, "model": described})
@@ -290,15 +290,23 @@ def save_adapter(target: Path, source: Path) -> tuple[int, int]:
             "factors are added to; --target_format=huggingface writes the sum"
         )
     x, trained, _, meta = split(source, stored)
-    if (source / BEST).is_dir():
-        asked, why = "the best parameters", "of those only the sum is kept"
-        log.fallback(asked, f"the factors of step {meta['step']}", why)
+    if _has_best(source, stored):
+        best = checkpoint.load_parts(source / BEST, Trainer.of(x).abstract().trained)
+        if best is None:
+            asked, why = "the best factors", "an older version kept only the best parameters"
+            log.fallback(asked, f"those of step {meta['step']}", why)
+        trained = trained if best is None else best[0]
     beginning = str(Path(stored["init"]).absolute())
     tokenizer = tokenizers.find(tokenizer_directory(source))
     tensors = adapter.save_adapter(
         target, stored["model"], x.weights, trained, beginning, tokenizer
     )
     return tree.count(trained), tensors
+
+
+def _has_best(path: Path, stored: Mapping[str, Any]) -> bool:
+    """Whether a run is opened with the parameters that were its best."""
+    return bool(stored["checkpoint"].get("best")) and (path / BEST).is_dir()
 
 
 def _trained(path: Path, stored: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
