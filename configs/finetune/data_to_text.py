@@ -18,7 +18,6 @@ run keeps the parameters whose texts have the best BLEU. The other knobs are tho
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from lm_research.commands.config_flag import loaded
 from lm_research.config import parted
@@ -37,10 +36,8 @@ def get_config(arg: str = "") -> ConfigDict:
         kind="WebNLG", paths=knob.corpus, names=f"*/{knob.language}/{name}/*.xml"
     )
     config["model"]["hidden"] = 2 * config["model"]["width"]
-    config["data"]["source"]["source"] = (
-        part("train") if knob.corpus else dict(kind="Pairs", paths=placeholder(str))
-    )
     if knob.corpus:
+        config["data"]["source"]["source"] = part("train")
         config["data"]["heldout"] = part("dev")
     config["optimizer"]["b2"] = 0.98
     config["evals"]["written"]["metrics"] = ["bleu", "chrf"]
