@@ -15,11 +15,18 @@ from lm_research.weights import LoRA
 TINY = {"vocab": 16, "width": 8, "layers": 2, "heads": 2, "hidden": 12}
 BERT = {"kind": "BERT", **TINY, "context": 8}
 # Query, key and value in one transposed matrix; the same head by head; a classifier, whose head is
-# trained itself.
+# trained itself; one whose two products are one module.
 SECTIONS = {
     "GPT2": {"kind": "GPT2", **TINY, "context": 8},
     "GPTNeoX": {"kind": "GPTNeoX", **TINY, "width": 16},
     "BERT": {"kind": "Classifier", "trunk": BERT, "classes": ["a", "b", "c"], "pool": "first"},
+    "ELECTRA": {
+        "kind": "Classifier",
+        "trunk": {**BERT, "kind": "ELECTRA"},
+        "classes": ["a", "b"],
+        "pool": "first",
+        "activation": "gelu",
+    },
 }
 PATTERNS = {"GPT2": "stack/.*kernel", "GPTNeoX": "(query|value|up)/kernel"}
 TOKENS = np.arange(12).reshape(2, 6) % 16
@@ -105,6 +112,7 @@ def test_we_compute_what_peft_does(kind, base, tmp_path):
         "GPT2": dict(target_modules=["c_attn", "mlp.c_proj"], alpha_pattern={"c_attn": 3}),
         "GPTNeoX": dict(target_modules="all-linear", rank_pattern={"dense": 4}, use_rslora=True),
         "BERT": dict(target_modules=["query"], layers_to_transform=[1], task_type="SEQ_CLS"),
+        "ELECTRA": dict(target_modules=["key"], task_type="SEQ_CLS"),
     }
     settings = peft.LoraConfig(r=2, lora_alpha=7, init_lora_weights=False, **targets[kind])
     wrapped = peft.get_peft_model(opened(directory), settings)
