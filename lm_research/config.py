@@ -46,10 +46,22 @@ def knobs(text: str | None, /, **defaults) -> types.SimpleNamespace:
     return types.SimpleNamespace(**values)
 
 
-def parted(text: str | None, /, **own) -> tuple[types.SimpleNamespace, str]:
-    """`knobs` of a config's own, and the text of the others, for the config that it stands on."""
+def parted(text: str | None, /, *without: str, **own) -> tuple[types.SimpleNamespace, str]:
+    """`knobs` of a config's own, and the text of the others, for the config that it stands on.
+
+    Args:
+      text: of all.
+      *without: those of the other config that this one has no use for.
+      **own: its own, with their defaults.
+
+    Raises:
+      UserError: a knob is one that it has no use for, or a value is wrong.
+    """
     given = list(filter(None, (text or "").split(",")))
-    mine = [pair for pair in given if pair.partition("=")[0] in own]
+    names = [pair.partition("=")[0] for pair in given]
+    if idle := [name for name in names if name in without and name not in own]:
+        raise UserError(f"the knob {idle[0]!r} is of another config, and does nothing in this one")
+    mine = [pair for pair, name in zip(given, names) if name in own]
     return knobs(",".join(mine), **own), ",".join(pair for pair in given if pair not in mine)
 
 

@@ -30,7 +30,7 @@ PUBLISHED = "length=384,batch=32,peak=5e-5,epochs=3"
 
 def get_config(arg: str = "") -> ConfigDict:
     """Knobs: heldout (files); question, stride, longest (tokens); those of classify."""
-    knob, rest = parted(arg, **OWN)
+    knob, rest = parted(arg, "tfds", "split", **OWN)
     config = loaded(f"{Path(__file__).with_name('classify.py')}:{PUBLISHED},{rest}").to_dict(
         preserve_field_references=True
     )

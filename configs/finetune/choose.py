@@ -31,7 +31,7 @@ OWN = dict(heldout="", test="", flawed=False, tfds="")
 
 def get_config(arg: str = "") -> ConfigDict:
     """Knobs: heldout, test (files), flawed; tfds (a dataset's name); those of classify."""
-    knob, rest = parted(arg, **OWN)
+    knob, rest = parted(arg, "split", **OWN)
     config = loaded(f"{Path(__file__).with_name('classify.py')}:{rest}").to_dict(
         preserve_field_references=True
     )

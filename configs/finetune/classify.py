@@ -11,8 +11,13 @@ its first token and a decoder for its last; an encoder-decoder (`family=t5`) lea
 name of the class, and tells the one that it finds likeliest.
 
 Tables are .tsv, .csv or .jsonl with a text and a label, and with the knob `pair` a second text, in
-columns that the knobs name (or number, where files do not name them). Without a knob `heldout`, a
-tenth of the texts is held out. The run keeps the parameters that are best on them and stops when
+columns that the knobs name (or number, where files do not name them). Or a dataset of TFDS brings
+them, by name, and the columns are its fields:
+
+    --config=configs/finetune/classify.py:tfds=imdb_reviews,split=train,heldout=test
+
+Without a knob `heldout` (a table, or a split of the dataset), a tenth of the texts is held out. The
+run keeps the parameters that are best on them and stops when
 they have not become better for `patience` evaluations. With `--config.data.grouped=50` texts of
 like length share a batch: less of it is padding.
 
@@ -29,10 +34,12 @@ from lm_research.models.sizes import ENCODER_DECODERS, sized
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Knobs: heldout (a table); text, pair, label (columns); epochs, peak, weights; others."""
+    """Knobs: heldout (a table, or a split); tfds, split; text, pair, label (columns); others."""
     knob = knobs(
         arg,
         heldout="",
+        tfds="",
+        split="train",
         text="text",
         pair="",
         label="label",
@@ -57,11 +64,18 @@ def get_config(arg: str = "") -> ConfigDict:
         patience=6,
         dtype="float32",
     )
-    column = lambda name: int(name) if name.isdigit() else name
+    column = lambda name: int(name) if name.isdigit() and not knob.tfds else name
     columns = dict(text=column(knob.text), label=column(knob.label))
     if knob.pair:
         columns["pair"] = column(knob.pair)
-    heldout = dict(kind="Table", paths=knob.heldout, columns=columns) if knob.heldout else 0.1
+
+    def source(paths: object, split: str) -> dict:
+        if knob.tfds:
+            named = dict(name=knob.tfds, split=split, data_dir=placeholder(str))
+            return dict(kind="TFDS", **named, fields=columns)
+        return dict(kind="Table", paths=paths, columns=columns)
+
+    heldout = source(knob.heldout, knob.heldout) if knob.heldout else 0.1
     often = min(0.999, 1 / (knob.evaluations * knob.epochs))  # a share of the run
     trunk = sized(
         knob.family,
@@ -93,7 +107,7 @@ def get_config(arg: str = "") -> ConfigDict:
             objective=dict(kind="Classify", length=knob.length, smoothing=0.0),
             data=dict(
                 kind="Labelled",
-                source=dict(kind="Table", paths=placeholder(str), columns=columns),
+                source=source(placeholder(str), knob.split),
                 heldout=heldout,
                 classes=placeholder(tuple),
                 grouped=1,

@@ -19,7 +19,6 @@ run keeps the parameters whose texts have the best BLEU. The other knobs are tho
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from lm_research.commands.config_flag import loaded
 from lm_research.config import parted
@@ -41,10 +40,8 @@ def get_config(arg: str = "") -> ConfigDict:
         lang=knob.language,
     )
     config["model"]["hidden"] = 2 * config["model"]["width"]
-    config["data"]["source"]["source"] = (
-        part("train") if knob.corpus else dict(kind="Pairs", paths=placeholder(str))
-    )
     if knob.corpus:
+        config["data"]["source"]["source"] = part("train")
         config["data"]["heldout"] = part("dev")
     config["optimizer"]["b2"] = 0.98
     config["evals"]["written"]["metrics"] = ["bleu", "chrf"]

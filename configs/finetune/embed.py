@@ -9,6 +9,8 @@ Tables are .tsv, .csv or .jsonl with two texts that belong together, and with th
 third that is near and wrong, in columns that the knobs name (or number, where files do not name
 them). Every other pair of a batch is wrong for a text, so larger batches learn more. Without a knob
 `heldout`, a tenth of the pairs is held out; the run keeps the parameters that retrieve best there.
+With the knob `tfds`, a dataset's name, texts are those of its `split`, columns are its fields, and
+`heldout` is another split.
 
 Without a knob `pair`, texts are a line each of .txt files, or those of .jsonl, and each is its own
 pair under another dropout (SimCSE; Gao et al., 2021). `scored` names folders of STS tasks, or files
@@ -32,6 +34,8 @@ from lm_research.errors import UserError
 
 OWN = dict(
     heldout="",
+    tfds="",
+    split="train",
     text="text",
     pair="",
     negative="",
@@ -46,18 +50,21 @@ AT_THE_END = 10**9  # steps, which no run has
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Knobs: heldout; text, pair, negative (columns); scored; pool, temperature; of classify."""
+    """Knobs: heldout; tfds, split; text, pair, negative (columns); scored; pool; others."""
     knob, rest = parted(arg, **OWN)
     config = loaded(f"{Path(__file__).with_name('classify.py')}:{USUAL},{rest}").to_dict(
         preserve_field_references=True
     )
     columns = {
-        name: int(column) if column.isdigit() else column
+        name: int(column) if column.isdigit() and not knob.tfds else column
         for name in ("text", "pair", "negative")
         if (column := getattr(knob, name))
     }
 
-    def source(paths: object) -> dict:
+    def source(paths: object, split: str) -> dict:
+        if knob.tfds:
+            named = dict(name=knob.tfds, split=split, data_dir=placeholder(str))
+            return dict(kind="TFDS", **named, fields=columns)
         if not knob.pair:
             field = {} if knob.text.isdigit() else dict(field=knob.text)
             return dict(kind="TextFiles", paths=paths, separator="\n", **field)
@@ -75,8 +82,8 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config["data"] = dict(
         kind="Related",
-        source=source(placeholder(str)),
-        heldout=source(knob.heldout) if knob.heldout else 0.1,
+        source=source(placeholder(str), knob.split),
+        heldout=source(knob.heldout, knob.heldout) if knob.heldout else 0.1,
         others={name: dict(kind="STS", paths=path) for name, path in scored.items()},
         tokenizer=config["data"]["tokenizer"],
     )

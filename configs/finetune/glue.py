@@ -29,7 +29,7 @@ PUBLISHED = "batch=32,peak=2e-5,epochs=3"
 
 def get_config(arg: str = "") -> ConfigDict:
     """Knobs: task; path, train, dev (files); text, pair, label (columns); those of classify."""
-    knob, rest = parted(arg, **OWN)
+    knob, rest = parted(arg, "tfds", "split", **OWN)
     task = glue.trained(knob.task)
     config = loaded(f"{Path(__file__).with_name('classify.py')}:{PUBLISHED},{rest}").to_dict()
     columns = {

@@ -31,7 +31,7 @@ PUBLISHED = "family=gpt2,length=512,epochs=3,peak=2e-5,decay=0.0,dropout=0.0,eva
 
 def get_config(arg: str = "") -> ConfigDict:
     """Knobs: heldout (files), template; new (tokens), limit; those of classify."""
-    knob, rest = parted(arg, **OWN)
+    knob, rest = parted(arg, "tfds", "split", **OWN)
     config = loaded(f"{Path(__file__).with_name('classify.py')}:{PUBLISHED},{rest}").to_dict(
         preserve_field_references=True
     )

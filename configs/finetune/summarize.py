@@ -10,7 +10,12 @@ Files are as `Pairs` reads them, .jsonl with `source` and `target` among them (S
 may be a list of sentences, a target a list of summaries, each of which is learned from and any of
 which counts when texts are judged. `init` is a Hugging Face directory or a run of ours
 (configs/t5.py on text at hand); without it, a small T5 begins from nothing. Without a knob
-`heldout`, a tenth is held out. The run keeps the parameters whose summaries have the best ROUGE-L.
+`heldout`, a tenth is held out. With the knob `tfds`, a dataset's name, texts are those of its
+`split`, in the fields `source` and `target`, and `heldout` is another split:
+
+    --config=configs/finetune/summarize.py:tfds=cnn_dailymail,source=article,target=highlights
+
+The run keeps the parameters whose summaries have the best ROUGE-L.
 """
 
 from ml_collections import ConfigDict
@@ -20,10 +25,14 @@ from lm_research.config import knobs
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Knobs: heldout (a file); length, new (tokens; 0 is length); epochs, peak; width; others."""
+    """Knobs: heldout; tfds, split, source, target; length, new (tokens; 0 is length); others."""
     knob = knobs(
         arg,
         heldout="",
+        tfds="",
+        split="train",
+        source="source",
+        target="target",
         length=512,
         new=64,
         epochs=10.0,
@@ -40,7 +49,15 @@ def get_config(arg: str = "") -> ConfigDict:
         patience=5,
         dtype="float32",
     )
-    heldout = dict(kind="Pairs", paths=knob.heldout) if knob.heldout else 0.1
+
+    def source(paths: object, split: str) -> dict:
+        if knob.tfds:
+            named = dict(name=knob.tfds, split=split, data_dir=placeholder(str))
+            fields = dict(source=knob.source, target=knob.target)
+            return dict(kind="TFDS", **named, fields=fields)
+        return dict(kind="Pairs", paths=paths, fields=(knob.source, knob.target))
+
+    heldout = source(knob.heldout, knob.heldout) if knob.heldout else 0.1
     often = min(0.999, 1 / (knob.evaluations * knob.epochs))  # a share of the run
     return ConfigDict(
         dict(
@@ -58,7 +75,7 @@ def get_config(arg: str = "") -> ConfigDict:
             objective=dict(kind="Seq2Seq", length=knob.length, smoothing=knob.smoothing),
             data=dict(
                 kind="Parallel",
-                source=dict(kind="EachTarget", source=dict(kind="Pairs", paths=placeholder(str))),
+                source=dict(kind="EachTarget", source=source(placeholder(str), knob.split)),
                 heldout=heldout,
                 tokenizer=dict(kind="BPE", vocab=knob.vocab),
                 packed=True,

@@ -33,7 +33,7 @@ AT_THE_END = 10**9  # steps, which no run has
 
 def get_config(arg: str = "") -> ConfigDict:
     """Knobs: heldout, test (files); column, words; trunk_dropout; those of classify."""
-    knob, rest = parted(arg, **OWN)
+    knob, rest = parted(arg, "tfds", "split", **OWN)
     config = loaded(f"{Path(__file__).with_name('classify.py')}:{rest}").to_dict(
         preserve_field_references=True
     )

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from lm_research import config, log, mesh, tree
 from lm_research.errors import UserError
-from lm_research.hub import names, safetensors
+from lm_research.hub import module_names, names, safetensors
 from lm_research.hub.factors import Factors, Module, modules, refuse_others, stacked
 from lm_research.hub.save import CONTENTS, completed
 from lm_research.models.family import Family
@@ -24,6 +24,13 @@ from lm_research.weights.lora import LoRA, begun, is_pair
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 FACTOR = re.compile(r"(.*)\.lora_([AB])\.weight")
+CLASSES = "classes"  # in the metadata of the tensors' file, where PEFT lets it be: their names
+# What PEFT calls a head, and how the architectures that have it end.
+TASKS = {
+    "SEQ_CLS": "ForSequenceClassification",
+    "TOKEN_CLS": "ForTokenClassification",
+    "QUESTION_ANS": "ForQuestionAnswering",
+}
 # Keys of adapter_config.json that say what was trained, or how, and not what it computes: the
 # tensors tell which modules have factors.
 INERT = (
@@ -142,12 +149,20 @@ def read(directory: str | Path, section: Mapping[str, Any]) -> Adapter:
     return Adapter({**weights, "adapter": str(directory)}, arrays)
 
 
+def holding(section: Mapping[str, Any], paths: Iterable[str]) -> list[str]:
+    """The modules of theirs that hold these parameters of the model that a section makes."""
+    wanted, (_, _, layout) = set(paths), _laid_out(section)
+    held = (n for n, tensor in layout.items() if wanted & {part.ours for part in tensor.parts})
+    return sorted({name.rpartition(".")[0] for name in held})
+
+
 def save_adapter(
     directory: str | Path,
     section: Mapping[str, Any],
     weights: LoRA,
     trained: Any,
     base: str | None,
+    tokenizer: Any = None,
 ) -> int:
     """Writes adapter_config.json and float32 tensors; returns how many tensors there are.
 
@@ -159,6 +174,7 @@ def save_adapter(
       weights: what it was trained by.
       trained: its plain trained parameters, on this process's devices.
       base: where the model is that the factors are added to.
+      tokenizer: has `save(directory)`; None writes none.
 
     Raises:
       UserError: `transformers` has something that was trained in no module, or in a part of one.
@@ -183,23 +199,27 @@ def save_adapter(
         ranks[name] = a.shape[0]
         written |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
     itself = {name: array for name, array in arrays.items() if name in given}
-    kept = _modules_to_save(layout, set(itself))
+    kept = module_names.modules_to_save(layout, set(itself))
     for name, tensor in layout.items():
-        if name.rpartition(".")[0] in kept:
+        if set(module_names.enclosing(name)) & set(kept):
             written[name] = tensor.made(lambda path, index: itself[path][index])
     rank = collections.Counter(ranks.values()).most_common(1)[0][0]
     alpha = lambda rank: weights.scaling * rank
     targeted = {module: module in ranks for module in (n.rpartition(".")[0] for n in layout)}
-    others = {_suffix(name, ranks, r): r for name, r in ranks.items() if r != rank}
+    others = {module_names.suffix(name, ranks, r): r for name, r in ranks.items() if r != rank}
+    task = _task(family)
+    own = {"base_model_class": family.architecture, "parent_library": "transformers"}
+    named = {CLASSES: json.dumps(list(section["classes"]))} if family.task else {}
     settings = {
         "peft_type": "LORA",
-        "task_type": _task(family),
+        "task_type": task,
+        "auto_mapping": own if task is None else None,
         "base_model_name_or_path": base,
         "r": rank,
         "lora_alpha": alpha(rank),
         "rank_pattern": others,
         "alpha_pattern": {name: alpha(r) for name, r in others.items()},
-        "target_modules": sorted({_suffix(name, targeted, True) for name in ranks}),
+        "target_modules": sorted({module_names.suffix(name, targeted, True) for name in ranks}),
         "modules_to_save": kept or None,
         "fan_in_fan_out": all(module.transposed for module in adapted.values()),
         "bias": "none",
@@ -209,7 +229,9 @@ def save_adapter(
     with safetensors.appearing(Path(directory)) as temporary:
         safetensors.dump(settings, temporary / CONFIG)
         tensors = {PREFIX + name: np.ascontiguousarray(array) for name, array in written.items()}
-        save_file(tensors, temporary / FILE, metadata={"format": "pt"})
+        save_file(tensors, temporary / FILE, metadata={"format": "pt", **named})
+        if tokenizer is not None:
+            tokenizer.save(temporary)
     return len(written)
 
 
@@ -293,37 +315,6 @@ def _whole(
     return arrays
 
 
-def _modules_to_save(layout: Mapping[str, names.Tensor], paths: set[str]) -> list[str]:
-    """The modules that `paths` are all parameters of.
-
-    Raises:
-      UserError: they are a part of one, or in none.
-    """
-    of = lambda tensor: {part.ours for part in tensor.parts if part.stored}
-    kept = {name.rpartition(".")[0] for name, tensor in layout.items() if of(tensor) & paths}
-    have = set()
-    for name, tensor in layout.items():
-        if name.rpartition(".")[0] in kept:
-            have |= of(tensor)
-    if "" in kept or have != paths:
-        raise UserError(
-            f"the run trained {safetensors.listed(sorted(paths))} besides factors, and PEFT saves "
-            f"whole modules: these would be {safetensors.listed(sorted(have)) or 'none'}"
-        )
-    return sorted(kept)
-
-
-def _suffix(name: str, values: Mapping[str, Any], value: Any) -> str:
-    """The last words of a module's name that no module ends with that has another value."""
-    words = name.split(".")
-    for count in range(1, len(words)):
-        suffix = ".".join(words[-count:])
-        alike = [v for other, v in values.items() if f".{other}".endswith(f".{suffix}")]
-        if not suffix.isdecimal() and all(v == value for v in alike):
-            return suffix
-    return name
-
-
 def _exactly(paths: Iterable[str]) -> str:
     """A pattern that is found in these names and no other."""
     return f"^({'|'.join(map(re.escape, sorted(paths)))})$"
@@ -331,6 +322,7 @@ def _exactly(paths: Iterable[str]) -> str:
 
 def _task(family: Family) -> str | None:
     """What PEFT calls that which a family's models are for, where that is a kind of its own."""
-    if family.architecture.endswith(("LMHeadModel", "ForCausalLM")):
-        return "CAUSAL_LM"
-    return "SEQ_2_SEQ_LM" if family.architecture.endswith("ForConditionalGeneration") else None
+    ends = {"LMHeadModel": "CAUSAL_LM", "ForCausalLM": "CAUSAL_LM"}
+    ends |= {"ForConditionalGeneration": "SEQ_2_SEQ_LM"}
+    ends |= {ending: task for task, ending in TASKS.items()}
+    return next((ends[end] for end in ends if family.architecture.endswith(end)), None)

@@ -14,6 +14,7 @@ from lm_research import log, mesh, tree
 from lm_research.errors import UserError
 from lm_research.hub import names
 from lm_research.hub.safetensors import FLOATS, Stored, listed
+from lm_research.models.classifier import labels
 from lm_research.models.family import Family
 
 # Keys of any config.json that say nothing about what a model computes.
@@ -98,6 +99,13 @@ def head(kind: str, pool: str | None) -> dict[str, Any]:
     heads = (family.head for family in found if pool in (None, family.head["pool"]))
     own = next((head for head in heads if "classes" not in head), {})
     return {"kind": "Classifier", **own}
+
+
+def class_names(directory: str | Path) -> list[str] | None:
+    """The names of classes that config.json says, whatever the model; None where it says none."""
+    there = (Path(directory) / "config.json").is_file()  # an adapter has none
+    config = _config(Path(directory)) if there else {}
+    return labels(config) if config.get("id2label") else None
 
 
 def special(directory: str | Path, vocab: int) -> list[int]:

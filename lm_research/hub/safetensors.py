@@ -66,6 +66,12 @@ class Stored:
             return file.get_slice(name)[index].astype(np.float32, copy=False)
 
 
+def metadata(path: Path) -> dict[str, str]:
+    """What a file says besides its tensors."""
+    with _mapped(path) as file:
+        return file.metadata() or {}
+
+
 def _mapped(path: Path) -> Any:
     try:
         return safe_open(path, framework="numpy")

@@ -18,10 +18,11 @@ import numpy as np
 
 from lm_research import config, log, tree
 from lm_research.errors import Stopped, UserError
-from lm_research.train.stored import Damaged, described, hush, quiet, read, reason
+from lm_research.train.stored import Damaged, described, hush, leaves, quiet, read, reason
 
 Tree = Any
 
+PARTS = "parts"  # beside parameters: what they were joined from
 DROPPED = ".dropped"  # behind the name of a step that is being removed
 SHARED = 2**20  # bytes of an array, from which on the devices that hold copies share its writing
 
@@ -320,6 +321,23 @@ def load_params(directory: str | Path, abstract: Tree) -> tuple[Tree, dict[str, 
     return state["trained"], meta
 
 
+def load_parts(directory: str | Path, abstract: Tree) -> tuple[Tree, dict[str, Any]] | None:
+    """What `save_params` kept beside the newest parameters, and what lies beside it; if anything.
+
+    Args:
+      directory: checkpoints.
+      abstract: shapes, dtypes and shardings of the parts.
+
+    Raises:
+      UserError: they are damaged, or of another model.
+    """
+    steps = (Path(directory) / str(step) for step in _steps(Path(directory)))
+    if not any(name.startswith(f"{PARTS}/") for step in steps for name in leaves(step)):
+        return None
+    restored = Checkpoint().open(directory).restore({PARTS: abstract}, partial=True)
+    return restored[0][PARTS], restored[1]
+
+
 def drop_later(directory: str | Path, step: int) -> None:
     """Drops the checkpoints of later steps, which a run that goes on from `step` makes anew."""
     if jax.process_index() == 0:
@@ -344,7 +362,7 @@ def save_params(
     step: int = 0,
     keep: int = 3,
     retries: int = 0,
-    **facts: Any,
+    parts: Tree | None = None,
 ) -> None:
     """Saves parameters alone, and returns when they are on disk.
 
@@ -354,14 +372,15 @@ def save_params(
       step: what to call it.
       keep: how many of the newest stay.
       retries: how often to try again.
-      **facts: more to keep beside them.
+      parts: what they are made of, to be kept beside them for `load_parts`.
 
     Raises:
       Stopped: they cannot be written.
       UserError: the directory holds checkpoints of later steps.
     """
     with Checkpoint(keep=keep, retries=retries).open(directory) as checkpoints:
-        checkpoints.finish(step, {"trained": params}, 0, **facts)
+        beside = {} if parts is None else {PARTS: parts}
+        checkpoints.finish(step, {"trained": params, **beside}, 0)
 
 
 class _Clock:

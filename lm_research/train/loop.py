@@ -30,6 +30,7 @@ from lm_research.train.profile import STEP, Profile
 from lm_research.train.step import State, Trainer, train_steps
 from lm_research.train.verified import standing
 from lm_research.train.watchdog import Watchdog
+from lm_research.weights import LoRA
 
 LINES = 10  # at most so many differences are told
 
@@ -113,8 +114,8 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
                     journal.wrote(name, getattr(evaluators[name], "outputs", ()))
                     if best.improves(step, name, numbers):
                         with account.during("saving"):
-                            retries = x.checkpoint.retries
-                            save_params(workdir / restore.BEST, params, step, 2, retries)
+                            kept = workdir / restore.BEST, params, step, 2, x.checkpoint.retries
+                            save_params(*kept, parts=parts_of(x, state))
             if x.log.samples.every and due(step, x.log.samples.every, x.steps):
                 with account.during("samples"):
                     journal.sampled(step, params_of(x, state))
@@ -311,10 +312,10 @@ def start(
     if not init:
         return trainer.init(), beginning
     loaded = restore.open_checkpoint(init)
-    params, told = restore.given(trainer.experiment.model, loaded)
-    log.note(init={"path": init, **told, **standing(init, loaded)})
     found = resolved["weights"].get("adapter")
-    arrays = adapter.read(found, resolved["model"]).arrays if found else None
+    arrays = adapter.read(found, resolved["model"]).arrays if found else {}
+    params, told = restore.given(trainer.experiment.model, loaded, arrays)
+    log.note(init={"path": init, **told, **standing(init, loaded)})
     return trainer.init(params, arrays), beginning
 
 
@@ -378,6 +379,11 @@ def draw(stream: Any, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 def params_of(x: Experiment, state: State) -> Any:
     """The parameters to evaluate."""
     return x.weights.join(evaluated(state.trained, state.optimizer), state.held)
+
+
+def parts_of(x: Experiment, state: State) -> Any:
+    """What is trained of the parameters to evaluate, where that is not a part of themselves."""
+    return evaluated(state.trained, state.optimizer) if isinstance(x.weights, LoRA) else None
 
 
 def due(step: int, every: int, steps: int) -> bool:

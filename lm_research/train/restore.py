@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from lm_research import config, log, mesh, tree
 from lm_research.data import chat
 from lm_research.data import tokenizer as tokenizers
 from lm_research.errors import UserError
-from lm_research.hub import adapter
+from lm_research.hub import adapter, adapter_head
 from lm_research.hub import load as hub
 from lm_research.hub.names import Parameter, abstract, parameters
 from lm_research.models import TextClassifier
@@ -77,7 +77,8 @@ def is_run(path: Path) -> bool:
 def section(path: Path) -> dict[str, Any]:
     """The model section that describes the weights in a directory."""
     if adapter.is_adapter(path):
-        return section(adapter.base(path))
+        base = adapter.base(path)
+        return adapter_head.section(path, base, section(base))
     return stored_config(path)["model"] if is_run(path) else hub.section(path)
 
 
@@ -129,7 +130,7 @@ def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:
         return loaded(params=hub.load(path, model), eos=ends, context=hub.context(path))
     stored = stored_config(path)
     if "weights" in stored:
-        if stored["checkpoint"].get("best") and (path / BEST).is_dir():
+        if _has_best(path, stored):
             params, meta = checkpoint.load_params(path / BEST, _places(model))
         else:
             params, meta = _trained(path, {**stored, "model": described})
@@ -144,11 +145,27 @@ def open_checkpoint(path: str | Path, **execution: Any) -> Loaded:
 
 
 def _adapted(path: Path, **execution: Any) -> Loaded:
-    loaded = open_checkpoint(adapter.base(path), **execution)
-    found = adapter.read(path, loaded.section)
-    params = found.merged(loaded.params, abstract(loaded.model))
+    base = adapter.base(path)
+    loaded = open_checkpoint(base, **execution)
+    described = adapter_head.section(path, base, loaded.section)
+    found = adapter.read(path, described)
+    model, params = loaded.model, loaded.params
+    if described != loaded.section:
+        model = config.build(described, CONTENTS, "model")
+        has = tree.named_leaves(params)
+        wanted = [name for name in tree.named_leaves(abstract(model)) if name not in found.arrays]
+        if lacking := [name for name in wanted if _source(name, has) is None]:
+            modules = ", ".join(adapter.holding(described, lacking))
+            raise UserError(
+                f"neither the adapter {path} nor its base {base} holds {modules}, which PEFT drew "
+                "and did not save; train it again with that in modules_to_save, or on a base that "
+                "has it"
+            )
+        params, _ = given(model, loaded, found.arrays)
+    params = found.merged(params, abstract(model))
     tokenizer = tokenizers.find(path) or loaded.tokenizer
-    return dataclasses.replace(loaded, params=params, tokenizer=tokenizer)
+    told = dict(model=model, params=params, section=described, tokenizer=tokenizer)
+    return dataclasses.replace(loaded, **told)
 
 
 def begun(asked: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,8 +192,12 @@ def begun(asked: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, **head, "trunk": {**found["trunk"], **execution(asked["trunk"])}}
 
 
-def given(model: nn.Module, loaded: Loaded) -> tuple[Any, dict[str, Any]]:
+def given(
+    model: nn.Module, loaded: Loaded, elsewhere: Collection[str] = ()
+) -> tuple[Any, dict[str, Any]]:
     """Parameters of `model` from another one, None where it has none; and what to say of that.
+
+    Those that are had from `elsewhere` are None, too, and nothing is said of them.
 
     Of a larger vocabulary, the other's tokens come first, and those after them begin as the mean of
     all, which hardly changes what is said of the others (Hewitt, 2021).
@@ -187,7 +208,7 @@ def given(model: nn.Module, loaded: Loaded) -> tuple[Any, dict[str, Any]]:
     has, boxes = tree.named_leaves(loaded.params), abstract(model)
     shapes, letters = tree.unboxed(boxes), parameters(boxes)
     wanted = tree.named_leaves(shapes)
-    taken = {name: _source(name, has) for name in wanted}
+    taken = {name: _source(name, has) for name in wanted if name not in elsewhere}
     drawn = [name for name, source in taken.items() if source is None]
     if isinstance(model, TextClassifier):
         classes = loaded.section.get("classes", model.classes)
@@ -196,7 +217,7 @@ def given(model: nn.Module, loaded: Loaded) -> tuple[Any, dict[str, Any]]:
     headed = ("dense/", "kernel", "bias") if isinstance(model, TextClassifier) else ()
     if lacking := [name for name in drawn if not name.startswith(headed)]:
         raise UserError(f"init has no {lacking[0]}, which the model needs")
-    grown = [n for n in wanted if n not in drawn and _grows(letters[n], has[taken[n]].shape)]
+    grown = [n for n in taken if n not in drawn and _grows(letters[n], has[taken[n]].shape)]
     for name in grown:
         axis, shape = letters[name].letters.index("V"), wanted[name].shape
         has[taken[name]] = _grown(has[taken[name]], axis, shape[axis])
@@ -206,7 +227,8 @@ def given(model: nn.Module, loaded: Loaded) -> tuple[Any, dict[str, Any]]:
                 f"init has {source} as {list(has[source].shape)}; "
                 f"the model needs {list(wanted[name].shape)}"
             )
-    params = tree.map_named(lambda name, _: None if name in drawn else has[taken[name]], shapes)
+    absent = {*elsewhere, *drawn}
+    params = tree.map_named(lambda name, _: None if name in absent else has[taken[name]], shapes)
     left = sorted(set(has) - {source for source in taken.values() if source is not None})
     told = {"drawn": drawn, "let_be": left, "grown": grown}
     if drawn:
@@ -268,12 +290,23 @@ def save_adapter(target: Path, source: Path) -> tuple[int, int]:
             "factors are added to; --target_format=huggingface writes the sum"
         )
     x, trained, _, meta = split(source, stored)
-    if (source / BEST).is_dir():
-        asked, why = "the best parameters", "of those only the sum is kept"
-        log.fallback(asked, f"the factors of step {meta['step']}", why)
+    if _has_best(source, stored):
+        best = checkpoint.load_parts(source / BEST, Trainer.of(x).abstract().trained)
+        if best is None:
+            asked, why = "the best factors", "an older version kept only the best parameters"
+            log.fallback(asked, f"those of step {meta['step']}", why)
+        trained = trained if best is None else best[0]
     beginning = str(Path(stored["init"]).absolute())
-    tensors = adapter.save_adapter(target, stored["model"], x.weights, trained, beginning)
+    tokenizer = tokenizers.find(tokenizer_directory(source))
+    tensors = adapter.save_adapter(
+        target, stored["model"], x.weights, trained, beginning, tokenizer
+    )
     return tree.count(trained), tensors
+
+
+def _has_best(path: Path, stored: Mapping[str, Any]) -> bool:
+    """Whether a run is opened with the parameters that were its best."""
+    return bool(stored["checkpoint"].get("best")) and (path / BEST).is_dir()
 
 
 def _trained(path: Path, stored: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -88,11 +88,7 @@ def _unverified(path: Path, wanted: Mapping, partial: bool) -> tuple[dict, dict[
     import orbax.checkpoint as ocp
 
     with contextlib.closing(ocp.CompositeCheckpointHandler()) as reader:
-        with _damage("what lies beside the state"):
-            meta = reader.restore(path, ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-            seal = meta.pop("seal")
-        if seal != _seal(meta):
-            raise Damaged(f"{path}/meta is not what was written")
+        meta = _beside(reader, path)
         _check_same(path, wanted, meta["leaves"], partial)
         with _damage("the state"):
             arguments = ocp.args.PyTreeRestore(
@@ -101,6 +97,33 @@ def _unverified(path: Path, wanted: Mapping, partial: bool) -> tuple[dict, dict[
                 partial_restore=True,
             )
             return reader.restore(path, ocp.args.Composite(state=arguments))["state"], meta
+
+
+def leaves(path: Path) -> set[str]:
+    """Names of the leaves in a step's directory; none where it is damaged."""
+    import orbax.checkpoint as ocp
+
+    with contextlib.closing(ocp.CompositeCheckpointHandler()) as reader:
+        try:
+            return set(_beside(reader, path)["leaves"])
+        except Damaged:
+            return set()
+
+
+def _beside(reader: Any, path: Path) -> dict[str, Any]:
+    """What lies beside the state in a step's directory.
+
+    Raises:
+      Damaged: it cannot be read, or is not what was written.
+    """
+    import orbax.checkpoint as ocp
+
+    with _damage("what lies beside the state"):
+        meta = reader.restore(path, ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        seal = meta.pop("seal")
+    if seal != _seal(meta):
+        raise Damaged(f"{path}/meta is not what was written")
+    return meta
 
 
 @contextlib.contextmanager

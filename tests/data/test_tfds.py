@@ -42,10 +42,27 @@ class SmallPairs(tfds.core.GeneratorBasedBuilder):
             yield i, {"first": f"a {i}", "second": "b", "label": label, "idx": i}
 
 
+class SmallReviews(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        texts = dict.fromkeys(("review", "title"), tfds.features.Text())
+        label = tfds.features.ClassLabel(names=["neg", "pos"])
+        features = tfds.features.FeaturesDict({**texts, "stars": label})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, manager):
+        return {"train": self._generate_examples(8), "test": self._generate_examples(3)}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            yield i, {"review": f"seen {i} times", "title": f"{i}", "stars": i % 2}
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     directory = str(tmp_path_factory.mktemp("tfds"))
-    for kind in (SmallTexts, SmallPairs):
+    for kind in (SmallTexts, SmallPairs, SmallReviews):
         kind(data_dir=directory, file_format="array_record").download_and_prepare()
     return directory
 
@@ -80,6 +97,33 @@ def test_reads_pairs_and_names_of_classes(prepared):
     missing = TFDS("no_such_pairs", "test", data_dir=prepared, fields=fields)
     with pytest.raises(UserError, match=r"or give its files \(Table\)"):
         missing[0]
+
+
+@pytest.mark.parametrize(
+    "config, fields",
+    [
+        ("classify", "text=review,label=stars"),
+        ("embed", "text=review,pair=title"),
+        ("summarize", "source=review,target=title"),
+    ],
+)
+def test_configs_take_a_dataset_by_name(config, fields, prepared, tmp_path):
+    from lm_research.commands import config_flag
+    from lm_research.train import loop
+    from tests.test_configs import CONFIGS, files
+
+    knobs = f"tfds=small_reviews,{fields},vocab=300"
+    for held, counts in [("", (7, 1)), (",split=train[2:],heldout=test", (6, 3))]:
+        given = config_flag.loaded(f"{CONFIGS}/finetune/{config}.py:{knobs}{held}")
+        files(given.data.source).data_dir = prepared
+        if held:
+            given.data.heldout.data_dir = prepared
+        _, data = loop.prepare(given, tmp_path / f"run{len(held)}")
+        assert (data.facts["train_documents"], data.facts["heldout_documents"]) == counts
+        assert config != "classify" or data.classes == ("neg", "pos")
+    if config == "classify":
+        with pytest.raises(UserError, match="the knob 'tfds' is of another config"):
+            config_flag.loaded(f"{CONFIGS}/finetune/tag.py:{knobs}")
 
 
 def test_reads_mocks(prepared):

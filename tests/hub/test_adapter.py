@@ -15,11 +15,18 @@ from lm_research.weights import LoRA
 TINY = {"vocab": 16, "width": 8, "layers": 2, "heads": 2, "hidden": 12}
 BERT = {"kind": "BERT", **TINY, "context": 8}
 # Query, key and value in one transposed matrix; the same head by head; a classifier, whose head is
-# trained itself.
+# trained itself; one whose two products are one module.
 SECTIONS = {
     "GPT2": {"kind": "GPT2", **TINY, "context": 8},
     "GPTNeoX": {"kind": "GPTNeoX", **TINY, "width": 16},
     "BERT": {"kind": "Classifier", "trunk": BERT, "classes": ["a", "b", "c"], "pool": "first"},
+    "ELECTRA": {
+        "kind": "Classifier",
+        "trunk": {**BERT, "kind": "ELECTRA"},
+        "classes": ["a", "b"],
+        "pool": "first",
+        "activation": "gelu",
+    },
 }
 PATTERNS = {"GPT2": "stack/.*kernel", "GPTNeoX": "(query|value|up)/kernel"}
 TOKENS = np.arange(12).reshape(2, 6) % 16
@@ -105,6 +112,7 @@ def test_we_compute_what_peft_does(kind, base, tmp_path):
         "GPT2": dict(target_modules=["c_attn", "mlp.c_proj"], alpha_pattern={"c_attn": 3}),
         "GPTNeoX": dict(target_modules="all-linear", rank_pattern={"dense": 4}, use_rslora=True),
         "BERT": dict(target_modules=["query"], layers_to_transform=[1], task_type="SEQ_CLS"),
+        "ELECTRA": dict(target_modules=["key"], task_type="SEQ_CLS"),
     }
     settings = peft.LoraConfig(r=2, lora_alpha=7, init_lora_weights=False, **targets[kind])
     wrapped = peft.get_peft_model(opened(directory), settings)
@@ -117,6 +125,79 @@ def test_we_compute_what_peft_does(kind, base, tmp_path):
     ours = logits(model, loaded.params)
     assert np.abs(ours - logits(model, params)).max() > 0.1
     np.testing.assert_allclose(ours, theirs(wrapped), atol=1e-5)
+
+
+# A task, a base that has no head for it, and what the base is.
+HEADLESS = {
+    "texts": ("SEQ_CLS", "BERT", {"head": False, "pooler": True}),
+    "words": ("TOKEN_CLS", "BERT", {}),
+    "spans": ("QUESTION_ANS", "BERT", {}),
+    "last token": (None, "GPT2", {}),
+    "head of two": ("SEQ_CLS", "ELECTRA", {"head": False, "detector": True}),
+}
+
+
+@pytest.mark.parametrize("name", HEADLESS)
+def test_a_head_in_an_adapter_stands_on_a_base_without_one(name, drawn, tmp_path):
+    peft = pytest.importorskip("peft", reason="it is the reference: extra `verify`")
+    import transformers
+
+    task, kind, more = HEADLESS[name]
+    section = {"kind": kind, **TINY, "context": 8, **more}
+    _, params = drawn(section)
+    save.save(tmp_path / "base", section, jax.tree.map(lambda p: 0.3 * np.asarray(p), params))
+    kinds = {"TOKEN_CLS": "TokenClassification", "QUESTION_ANS": "QuestionAnswering"}
+    opens = getattr(transformers, f"AutoModelFor{kinds.get(task, 'SequenceClassification')}")
+    count = 2 if task == "QUESTION_ANS" else 3
+    bare = opens.from_pretrained(tmp_path / "base", num_labels=count)
+    bare.config.pad_token_id = 0  # which is not in the middle of the texts
+    head = {"modules_to_save": ["score"]} if task is None else {}  # then PEFT names the class
+    settings = peft.LoraConfig(r=2, lora_alpha=7, init_lora_weights=False, task_type=task, **head)
+    wrapped = peft.get_peft_model(bare, settings)
+    for path, parameter in wrapped.named_parameters():
+        if "modules_to_save" in path:
+            parameter.data += 0.5 * parameter.data.new_tensor(np.arange(len(parameter))).reshape(
+                -1, *(1,) * (parameter.ndim - 1)
+            )
+    wrapped.save_pretrained(tmp_path / "theirs")
+    with mesh.single():
+        loaded = restore.open_checkpoint(tmp_path / "theirs")
+    ours = logits(loaded.model, loaded.params)
+    if task == "QUESTION_ANS":
+        import torch
+
+        with torch.no_grad():
+            output = wrapped.eval()(input_ids=torch.tensor(TOKENS))
+        expected = torch.stack([output.start_logits, output.end_logits], -1).numpy()
+        assert list(loaded.model.classes) == ["start", "end"]
+    else:
+        expected = theirs(wrapped)
+        assert list(loaded.model.classes) == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_a_head_that_an_adapter_lacks_is_refused(drawn, tmp_path):
+    """What PEFT drew and did not save, nobody can have again."""
+    peft = pytest.importorskip("peft", reason="it is the reference: extra `verify`")
+    import transformers
+
+    _, params = drawn(BERT)
+    save.save(tmp_path / "base", BERT, params)
+    opens = transformers.AutoModelForSequenceClassification.from_pretrained
+    settings = peft.LoraConfig(r=2, task_type="SEQ_CLS")
+    peft.get_peft_model(opens(tmp_path / "base"), settings).save_pretrained(tmp_path / "theirs")
+    message = "nor its base .* holds bert.pooler.dense, which PEFT drew"
+    with pytest.raises(UserError, match=message), mesh.single():
+        restore.open_checkpoint(tmp_path / "theirs")
+    path = tmp_path / "theirs" / adapter.CONFIG
+    told = json.loads(path.read_text())
+    for task, message in [
+        ("QUESTION_ANS", "task_type 'QUESTION_ANS', and the adapter holds no qa_outputs.weight"),
+        (None, "no task_type, and classifier.weight may judge texts or tokens; it takes SEQ_CLS"),
+    ]:
+        path.write_text(json.dumps(told | {"task_type": task}))
+        with pytest.raises(UserError, match=message):
+            restore.section(tmp_path / "theirs")
 
 
 def test_merged_equals_unmerged(base):

@@ -1,6 +1,7 @@
 """From a Hugging Face directory by LoRA to an adapter, and from the adapter on."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -11,10 +12,12 @@ from lm_research.commands import config_flag
 from lm_research.data import Bytes
 from lm_research.errors import UserError
 from lm_research.hub import names, save
-from lm_research.train import loop, restore
+from lm_research.models.initial import initial
+from lm_research.train import checkpoint, loop, restore
 from lm_research.train.experiment import experiment
 from lm_research.train.step import Trainer
 from tests import conftest
+from tests.test_configs import CONFIGS
 
 SECTION = {"kind": "GPT2", "vocab": 257, "width": 16, "layers": 1, "heads": 2, "context": 16}
 
@@ -87,6 +90,54 @@ def test_an_adapter_is_written_opened_and_trained_on(command, base, tmp_path):
     asked = {"weights": {"kind": "LoRA", "adapter": str(out)}, "init": str(directory)}
     assert loop.begin_adapted(asked, resolved) is None
     assert asked["weights"] == resolved["weights"]
+    log.forget()
+
+
+def test_a_classifier_on_a_base_without_one_is_what_it_was_at_its_best(command, tmp_path):
+    """Its head goes with the factors, and PEFT and we tell the same of a text by both."""
+    peft = pytest.importorskip("peft", reason="it is the reference: extra `verify`")
+    import torch
+    import transformers
+
+    section = {"kind": "BERT", "vocab": 261, "width": 16, "layers": 1, "heads": 2}
+    params = tree.unboxed(initial(config.build(section, save.CONTENTS), jax.random.key(0)))
+    tokenizer = Bytes(("mask", "cls", "sep")).train(())
+    base, run, out = (tmp_path / name for name in ("base", "run", "out"))
+    save.save(base, section, params, tokenizer)
+    rows = "good cat\tyes\nbad cat\tno\nfine dog\tyes\npoor dog\tno\n"
+    (tmp_path / "table.tsv").write_text("text\tlabel\n" + rows * 5)
+    knobs = "weights=lora,rank=2,length=16,batch=8,epochs=6,peak=0.05,evaluations=1.0"
+    # The loss falls, so that the first evaluation is the best one.
+    status, _, err = command(
+        *("train", f"--config={CONFIGS}/finetune/classify.py:{knobs}", f"--workdir={run}"),
+        *(f"--config.init={base}", f"--config.data.source.paths={tmp_path / 'table.tsv'}"),
+        *("--config.checkpoint.best=heldout/loss", "--config.log.tensorboard=False"),
+    )
+    assert status == 0, err
+    with mesh.single():
+        assert restore.open_checkpoint(run).step < restore.stored_config(run)["steps"]
+    convert = "convert", f"--source={run}", "--target_format=peft"
+    status, _, err = command(*convert, f"--target={out}")
+    assert status == 0 and "factors" not in err, err
+    told = [command("predict", f"--checkpoint={at}", "--text=good dog")[:2] for at in (run, out)]
+    assert told[0] == told[1] and told[0][0] == 0
+    with mesh.single():
+        loaded = restore.open_checkpoint(out)
+    assert loaded.model.classes == ("no", "yes")
+    opens = transformers.AutoModelForSequenceClassification.from_pretrained
+    theirs = peft.PeftModel.from_pretrained(opens(base, num_labels=2), out).eval()
+    tokens = loaded.tokenizer.complete("good dog")[None]
+    with torch.no_grad():
+        expected = theirs(input_ids=torch.tensor(tokens)).logits.numpy()
+    found = loaded.model.apply({"params": loaded.params}, tokens).scores
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # Of a run whose best is from before there were parts beside it, the last factors are left.
+    with mesh.single():
+        best = restore.open_checkpoint(run)
+        shutil.rmtree(run / restore.BEST)
+        checkpoint.save_params(run / restore.BEST, best.params, best.step)
+    status, said, err = command(*convert, f"--target={tmp_path / 'older'}")
+    assert status == 0 and "asked for the best factors, got those of step" in said + err
     log.forget()
 
 
