@@ -205,7 +205,12 @@ case $4 in
     [ -e "$TMPDIR/full" ] || { touch "$TMPDIR/full"; exit 1; }
     echo READY > "$TMPDIR/state"
     ;;
-  ssh) case $* in *nohup*) echo running > "$TMPDIR/run" ;; *run.status*) cat "$TMPDIR/run" ;; esac ;;
+  ssh)
+    case $* in
+      *nohup*) echo running > "$TMPDIR/run" ;;
+      *run.status*) cat "$TMPDIR/run" ;;
+    esac
+    ;;
 esac
 """
 
