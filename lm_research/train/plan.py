@@ -12,7 +12,7 @@ from lm_research import tree
 from lm_research.errors import UserError
 from lm_research.target import tracing_for
 from lm_research.train import unread
-from lm_research.train.chips import Pod
+from lm_research.train.chips import Pod, check_slices
 from lm_research.train.collectives import Collective, collectives
 from lm_research.train.compiled import placed_bytes, program
 from lm_research.train.flops import CONVENTION, flops_per_token
@@ -189,6 +189,7 @@ def plan(given: Mapping[str, Any], pod: Pod, vocab: int | None = None) -> Plan:
     """
     resolved = unread.resolved(given, vocab)
     x = unread.bound(resolved)
+    check_slices(pod, x.mesh.slices)
     with x.mesh.activate(devices(pod)) as here, tracing(pod):
         x.check_mesh()
         trainer = Trainer.of(x)
