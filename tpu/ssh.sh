@@ -22,7 +22,7 @@ if [ "$verb" = launch ]; then
   need python3
   more=()
   if $dry_run; then more=(--dry_run); fi
-  exec python3 "$here/together.py" --hosts="$hosts" --restarts="$restarts" --port="$port" "${more[@]}" -- "${flags[@]}"
+  exec python3 "$here/together.py" --hosts="$hosts" --restarts="$restarts" --port="$port" ${more[@]+"${more[@]}"} -- "${flags[@]}"
 fi
 need scp
 commit=$(committed)
