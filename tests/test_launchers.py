@@ -34,6 +34,8 @@ COMMANDS = [
     f"tpu_vm.sh delete {WHERE} --queued=true",
     "ssh.sh install --hosts=a,b",
     f"ssh.sh launch --hosts=me@a,b {TRAIN}",
+    "ssh.sh follow --hosts=me@a,b --metrics=/shared/run",
+    "ssh.sh stop --hosts=me@a,b",
     f"slurm.sh submit --name=job --nodes=2 --partition=gpu --time=4:00:00 {TRAIN}",
     "slurm.sh follow --name=job",
     "slurm.sh stop --name=job",
@@ -142,7 +144,8 @@ def test_what_is_done_is_what_was_shown(machine):
 
 TOOLS = {
     "tpu_vm.sh": "gcloud",
-    "ssh.sh": "ssh",
+    "ssh.sh (install|launch|follow)": "ssh",
+    "ssh.sh stop": "pkill",
     "slurm.sh submit": "sbatch",
     "slurm.sh (stop|delete)": "scancel",
     "gke.sh image": "docker",
@@ -318,6 +321,23 @@ def test_a_signal_is_passed_on_to_all(machine, hosts):
     process = machine.started(line, DOES0="wait", DOES1="wait")
     eventually(lambda: all((machine.directory / f"up{number}").exists() for number in range(2)))
     process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == RESUME and out == "told\ntold\n" and err == ""
+
+
+@pytest.mark.skipif(shutil.which("pkill") is None, reason="pkill is not installed")
+def test_a_launch_by_ssh_is_stopped_from_beside_it(machine):
+    machine.fake("python", PROCESS)
+    machine.fake("ssh", 'exec bash -c "${@: -1}"')
+    (machine.path / "pkill").symlink_to(shutil.which("pkill"))
+    (machine.directory / "lm_research/env/bin").mkdir(parents=True)
+    (machine.directory / "lm_research/env/bin/python").symlink_to(machine.path / "python")
+    assert machine.run("ssh.sh stop --hosts=a,b")[0] == 1
+    process = machine.started(f"ssh.sh launch --hosts=a,b {TRAIN}", DOES0="wait", DOES1="wait")
+    up = [machine.directory / f"lm_research/up{number}" for number in range(2)]
+    eventually(lambda: all(path.exists() for path in up))
+    status, _, err = machine.run("ssh.sh stop --hosts=a,b")
+    assert status == 0, err
     out, err = process.communicate(timeout=20)
     assert process.returncode == RESUME and out == "told\ntold\n" and err == ""
 
