@@ -43,6 +43,7 @@ def get_config(arg: str = "") -> ConfigDict:
         chunk=64 if small else 256,
         tied=True,
         dtype=knob.dtype,
+        remat="none",
     )
     hybrid = dict(kind="Hybrid", heads=max(1, width // 64), every=knob.every)
     return ConfigDict(

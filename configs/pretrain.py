@@ -66,7 +66,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     return ConfigDict(
         dict(
-            model=dict(**model, vocab=placeholder(int), dtype=knob.dtype),
+            model=dict(**model, vocab=placeholder(int), dtype=knob.dtype, remat="none"),
             objective=dict(kind=OBJECTIVES[objective], length=knob.length),
             data=dict(
                 kind="Packed",

@@ -25,6 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 head_norms=True,
                 tied=True,
                 dtype="bfloat16",
+                remat="none",
             ),
             objective=dict(kind="Causal", length=knob.length),
             data=dict(

@@ -38,6 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 activation="gelu",
                 dropout=dropout,
                 dtype=knob.dtype,
+                remat="none",
             ),
             objective=dict(kind="Causal", length=length),
             data=dict(

@@ -62,6 +62,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 tied=first,
                 start=1,  # the tokenizer's pad
                 dtype=knob.dtype,
+                remat="none",
             ),
             objective=dict(kind=OBJECTIVES[knob.objective], length=knob.length),
             data=data,

@@ -108,6 +108,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 dropout=dropout[0] if dropout else 0.1,
                 start=0,  # the tokenizer's end of a text
                 dtype=dtype,
+                remat="none",
             ),
             objective=dict(kind="Seq2Seq", length=knob.length, smoothing=0.1),
             data=dict(

@@ -44,6 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 heads=knob.heads or heads,
                 dropout=0.0 if small else 0.1,
                 dtype=knob.dtype,
+                remat="none",
             ),
             objective=dict(kind="Permutation", length=knob.length or (128 if small else 512)),
             data=dict(

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from lm_research import log
 from lm_research.errors import UserError
 from lm_research.tree import unboxed
 
@@ -139,6 +140,12 @@ def _arranged(devices: list[jax.Device], sizes: Mapping[str, int], slices: int) 
     shape = {**sizes, "data": sizes["data"] // slices}
     told = [getattr(device, "slice_index", None) for device in devices]
     if slices == 1:
+        # A GPU's says which host it is in, which may be of one mesh.
+        if devices[0].platform == "tpu" and (count := len(set(told))) > 1:
+            raise UserError(
+                f"the devices lie in {count} slices and mesh.slices is 1; give "
+                f"--config.mesh.slices={count}"
+            )
         groups = [devices]
     elif len(set(told)) > 1:
         groups = [[d for d, own in zip(devices, told) if own == i] for i in sorted(set(told))]
@@ -162,22 +169,31 @@ def shardings(tree: Any) -> Any:
     """Where each leaf of a tree of shapes with named axes goes on the current mesh.
 
     Raises:
-      UserError: an axis does not divide over its part of the mesh.
+      UserError: an axis does not divide over its part of the mesh, and is not the vocabulary,
+        whose size is a tokenizer's: that stays whole there, which is told.
     """
     mesh = jax.sharding.get_mesh()
     spec = nn.get_partition_spec(tree)
     rules = [rule for rule in nn.get_logical_axis_rules() if rule[0] not in POSITIONS]
     result = nn.logical_to_mesh_sharding(spec, mesh, rules)
-    result = jax.tree.map(_single_layers_whole, unboxed(tree), spec, result)
+    result = jax.tree.map(_some_whole, unboxed(tree), spec, result)
     jax.tree_util.tree_map_with_path(_check_divides, unboxed(tree), spec, result)
     return result
 
 
-def _single_layers_whole(leaf, letters, sharding) -> NamedSharding:
-    """What stands alone beside the layers that a stack repeats is in every stage."""
-    alone = lambda letter, size: letter == "L" and size == 1
-    axes = itertools.zip_longest(letters, leaf.shape, sharding.spec)
-    kept = (None if alone(letter, size) else names for letter, size, names in axes)
+def _some_whole(leaf, letters, sharding) -> NamedSharding:
+    """Without what stands alone beside a stack's layers, and a vocabulary that does not divide."""
+    kept = []
+    for letter, size, names in itertools.zip_longest(letters, leaf.shape, sharding.spec):
+        if letter == "V" and size % parts(names):
+            axes = "*".join(names_of(names))
+            log.fallback(
+                f"a vocabulary of {size} cut along mesh axis {axes}",
+                "its tables whole",
+                f"{parts(names)} parts do not divide it",
+            )
+            names = None
+        kept.append(None if letter == "L" and size == 1 else names)
     return NamedSharding(sharding.mesh, PartitionSpec(*kept))
 
 

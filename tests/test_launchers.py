@@ -34,6 +34,8 @@ COMMANDS = [
     f"tpu_vm.sh delete {WHERE} --queued=true",
     "ssh.sh install --hosts=a,b",
     f"ssh.sh launch --hosts=me@a,b {TRAIN}",
+    "ssh.sh follow --hosts=me@a,b --metrics=/shared/run",
+    "ssh.sh stop --hosts=me@a,b",
     f"slurm.sh submit --name=job --nodes=2 --partition=gpu --time=4:00:00 {TRAIN}",
     "slurm.sh follow --name=job",
     "slurm.sh stop --name=job",
@@ -142,7 +144,8 @@ def test_what_is_done_is_what_was_shown(machine):
 
 TOOLS = {
     "tpu_vm.sh": "gcloud",
-    "ssh.sh": "ssh",
+    "ssh.sh (install|launch|follow)": "ssh",
+    "ssh.sh stop": "pkill",
     "slurm.sh submit": "sbatch",
     "slurm.sh (stop|delete)": "scancel",
     "gke.sh image": "docker",
@@ -188,32 +191,73 @@ def test_what_a_tool_refuses_is_passed_on_in_one_line(machine):
         assert status == 2 and err.count("\n") == 1 and message in err
 
 
-def test_a_preempted_tpu_is_made_anew(machine):
-    """Until capacity comes back: the first creation fails."""
-    machine.fake(
-        "gcloud",
-        """
-printf '%s ' "${@:4:2}" >> "$TMPDIR/done"
+# A TPU whose state is in a file; an empty one is a failure to say, and the text of a missing one.
+CLOUD = """
+printf '%s ' "$4" >> "$TMPDIR/done"
+state=$(cat "$TMPDIR/state")
 case $4 in
-  describe) cat "$TMPDIR/state" ;;
+  describe)
+    case $state in
+      NONE) echo "ERROR: NOT_FOUND: there is no such thing" >&2; exit 1 ;;
+      "") echo "ERROR: UNAVAILABLE: try again" >&2; exit 1 ;;
+      *) echo "$state" ;;
+    esac
+    ;;
+  delete) echo NONE > "$TMPDIR/state" ;;
   create)
     [ -e "$TMPDIR/full" ] || { touch "$TMPDIR/full"; exit 1; }
     echo READY > "$TMPDIR/state"
     ;;
+  ssh)
+    case $* in
+      *nohup*) echo running > "$TMPDIR/run" ;;
+      *run.status*) cat "$TMPDIR/run" ;;
+    esac
+    ;;
 esac
-""",
-    )
-    (machine.directory / "state").write_text("PREEMPTED\n")
+"""
+
+
+def watching(machine, state, run):
+    machine.fake("gcloud", CLOUD)
+    (machine.directory / "state").write_text(state)
+    (machine.directory / "run").write_text(run)
     line = f"tpu_vm.sh watch {WHERE} --accelerator=v5p-32 --every=0.05 --yes {TRAIN}"
-    process = machine.started(line)
-    done = machine.directory / "done"
+    return machine.started(line), machine.directory / "done"
+
+
+@pytest.mark.parametrize("state", ["PREEMPTED", "NONE"])
+def test_a_preempted_tpu_is_made_anew(machine, state):
+    """Until capacity comes back: the first creation fails. When the run ends, so does this."""
+    process, done = watching(machine, state, "lost\n")
     # `--every` is short: what is there is asked for again and again.
-    eventually(lambda: done_text(done).endswith("describe pod describe pod "))
+    eventually(lambda: done_text(done).endswith("describe ssh describe ssh "))
+    (machine.directory / "run").write_text("Connecting to worker 0...\n0\n")
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 0 and out.endswith(
+        "the run has finished; the TPU pod is still there and costs money until: "
+        "tpu/tpu_vm.sh delete --name=pod --zone=us-east5-a\n"
+    )
+    first = "describe delete create " if state == "PREEMPTED" else "describe create "
+    made = "describe create describe ssh scp ssh ssh describe ssh describe ssh "
+    assert done_text(done).startswith(first + made)
+
+
+@pytest.mark.parametrize("state", ["", "REPAIRING", "CREATING", "READY"])
+def test_a_tpu_that_may_be_well_is_let_be(machine, state):
+    process, done = watching(machine, state, "running\n")
+    eventually(lambda: done_text(done).count("describe") > 3)
     process.kill()
     process.communicate()
-    first = "describe pod delete pod describe pod create pod "
-    copied = f"scp {machine.directory}/lm_research-pod.bundle ssh pod ssh pod "
-    assert done_text(done).startswith(first + first + copied + "describe pod describe pod ")
+    assert set(done_text(done).split()) <= {"describe", "ssh"}
+
+
+@pytest.mark.parametrize("said, status", [("2", 2), ("75 stopped", RESUME)])
+def test_a_watch_ends_with_a_run_that_is_not_to_go_on(machine, said, status):
+    process, done = watching(machine, "READY", f"{said}\n")
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == status and f"status {status}, which is not" in out
+    assert done_text(done) == "describe ssh "
 
 
 def eventually(there):
@@ -281,6 +325,23 @@ def test_a_signal_is_passed_on_to_all(machine, hosts):
     assert process.returncode == RESUME and out == "told\ntold\n" and err == ""
 
 
+@pytest.mark.skipif(shutil.which("pkill") is None, reason="pkill is not installed")
+def test_a_launch_by_ssh_is_stopped_from_beside_it(machine):
+    machine.fake("python", PROCESS)
+    machine.fake("ssh", 'exec bash -c "${@: -1}"')
+    (machine.path / "pkill").symlink_to(shutil.which("pkill"))
+    (machine.directory / "lm_research/env/bin").mkdir(parents=True)
+    (machine.directory / "lm_research/env/bin/python").symlink_to(machine.path / "python")
+    assert machine.run("ssh.sh stop --hosts=a,b")[0] == 1
+    process = machine.started(f"ssh.sh launch --hosts=a,b {TRAIN}", DOES0="wait", DOES1="wait")
+    up = [machine.directory / f"lm_research/up{number}" for number in range(2)]
+    eventually(lambda: all(path.exists() for path in up))
+    status, _, err = machine.run("ssh.sh stop --hosts=a,b")
+    assert status == 0, err
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == RESUME and out == "told\ntold\n" and err == ""
+
+
 @pytest.mark.parametrize(
     "does, status, starts", [("76 killed 0", 0, 3), ("2", 2, 1), ("1 1 1 1", 1, 3)]
 )
@@ -290,6 +351,7 @@ def test_a_host_starts_its_process_again(machine, does, status, starts):
     found, _, err = machine.run("again.sh 2 python --process=0", DOES0=does)
     assert found == status and err.count("starting again") == starts - 1
     assert (machine.directory / "count0").read_text() == f"{starts}\n"
+    assert (machine.directory / "run.status").read_text() == f"{status}\n"
 
 
 def test_a_host_passes_a_signal_on(machine):

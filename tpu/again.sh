@@ -3,7 +3,8 @@
 #
 #   again.sh RESTARTS COMMAND...
 #
-# Status 0 and 2 (a user's mistake) end it, and SIGTERM or SIGINT, which are passed on.
+# Status 0 and 2 (a user's mistake) end it, and SIGTERM or SIGINT, which are passed on. The last
+# status stays in the file run.status.
 set -uo pipefail
 
 restarts=$1
@@ -25,6 +26,7 @@ for ((count = 0; ; count++)); do
     kill -0 "$child" 2> /dev/null || break # a signal ends the wait, not the child
   done
   if $told || [ "$status" -eq 0 ] || [ "$status" -eq 2 ] || [ "$count" -ge "$restarts" ]; then
+    echo "$status" > run.status
     exit "$status"
   fi
   echo "again.sh: ended with status $status; starting again ($((count + 1)) of $restarts)" >&2

@@ -47,6 +47,9 @@ case $verb in
   apply)
     need kubectl
     trains
+    if [ "$slices" -gt 1 ] && [[ " ${flags[*]}" != *" --config.mesh.slices="* ]]; then
+      flags+=("--config.mesh.slices=$slices")
+    fi
     ask "takes $((hosts * slices)) hosts of the cluster, which may cost money"
     file=$name.yaml
     jobset | write "$file"

@@ -108,7 +108,7 @@ options() {
 
 # trains: `flags` are those of a run.
 trains() {
-  [[ " ${flags[*]}" == *" --config="* && " ${flags[*]}" == *" --workdir="* ]] ||
+  [[ " ${flags[*]-}" == *" --config="* && " ${flags[*]-}" == *" --workdir="* ]] ||
     die 2 "the flags of the run are missing: -- --config=FILE --workdir=SHARED_DIRECTORY"
 }
 

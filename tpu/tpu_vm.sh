@@ -6,7 +6,8 @@
 #   tpu_vm.sh launch  --name= --zone= [--restarts=] -- --config=FILE --workdir=SHARED_DIRECTORY
 #   tpu_vm.sh follow  --name= --zone= [--metrics=WORKDIR]
 #   tpu_vm.sh stop    --name= --zone=           all hosts save, and end
-#   tpu_vm.sh watch   everything that create and launch take; makes it anew after a preemption
+#   tpu_vm.sh watch   everything that create and launch take; makes it anew after a preemption, and
+#                     ends when the run has
 #   tpu_vm.sh delete  --name= --zone=
 #
 # Each takes --dry_run, and --yes where it asks first; --project= where gcloud has no default.
@@ -14,6 +15,7 @@
 
 names="name zone project accelerator version queued spot restarts metrics every"
 name='' zone='' version='' queued=false spot=false restarts=100 metrics='' every=60 project='' accelerator=''
+RESUME=75 # see lm_research/errors.py
 
 # on WORKERS COMMAND: by ssh.
 on() {
@@ -74,15 +76,19 @@ install() {
   on all "$(setup "$commit" tpu)"
 }
 
+# Whether again.sh runs on a host, there.
+# shellcheck disable=SC2016 # the hosts expand it
+runs='grep -qs again.sh "/proc/$(cat run.pid 2> /dev/null)/cmdline"'
+
 launch() {
   local train
   train=$(quoted tpu/again.sh "$restarts" env/bin/python -m lm_research train "${flags[@]}" --coordinator=auto)
-  on all "cd lm_research && { nohup $train > run.log 2>&1 < /dev/null & echo \$! > run.pid; }"
+  on all "cd lm_research && if $runs; then echo 'a run is here already'; else rm -f run.status run.stop; { nohup $train > run.log 2>&1 < /dev/null & echo \$! > run.pid; }; fi"
 }
 
 stop() {
   # shellcheck disable=SC2016 # the hosts expand it
-  on all 'kill -s TERM "$(cat lm_research/run.pid)"'
+  on all 'cd lm_research && echo stopped > run.stop && kill -s TERM "$(cat run.pid)"'
 }
 
 delete() {
@@ -93,31 +99,79 @@ delete() {
   fi
 }
 
-# state: READY, PREEMPTED, ... or nothing where there is none.
+# answer COMMAND...: what it prints; NONE where there is no such thing, UNKNOWN where it says nothing.
+answer() {
+  local found said
+  said=$(mktemp)
+  if found=$("$@" 2> "$said") && [ -n "$found" ]; then
+    echo "$found"
+  elif [[ $(< "$said") == *NOT_FOUND* ]]; then
+    echo NONE
+  else
+    echo UNKNOWN
+    echo "${0##*/}: asked of $name, gcloud says: $(tr -s '[:space:]' ' ' < "$said")" >&2
+  fi
+  rm "$said"
+}
+
+# state: READY, PREEMPTED, ...; before there is a TPU, of its queued resource.
 state() {
-  gcloud compute tpus tpu-vm describe "$name" "${where[@]}" '--format=value(state)' 2> /dev/null || true
+  local found
+  found=$(answer gcloud_tpu command describe '--format=value(state)')
+  if [ "$found" = NONE ] && $queued; then
+    found=$(answer queue command describe '--format=value(state.state)')
+  fi
+  echo "$found"
+}
+
+# standing: of the run, by host 0: running, lost, or its exit status; nothing where it does not say.
+standing() {
+  local found ask="cd lm_research 2> /dev/null || { echo lost; exit; }
+if [ -e run.status ]; then echo \$(cat run.status run.stop 2> /dev/null)
+elif $runs; then echo running; else echo lost; fi"
+  found=$(gcloud_tpu command ssh --worker=0 "--command=$ask" 2> /dev/null) || true
+  echo "${found##*$'\n'}" # before it, gcloud may tell of its own doings
 }
 
 watch() {
   if $dry_run; then
     gcloud_tpu run describe '--format=value(state)'
-    echo "# every $every s; when it does not say READY:"
+    echo "# every $every s; when it says PREEMPTED, TERMINATED, STOPPED or the like:"
     delete
+    echo "# and then, or when there is none:"
     create
+    echo "# when it says READY, and host 0 that nothing runs or that it was told to end, not by stop:"
     install
     launch
     return
   fi
-  local up=true # what is there when this begins has been launched
+  local found
   while true; do
-    if [ "$(state)" != READY ]; then
-      up=false
-      # Each in a shell of its own: what fails now may go well the next time.
-      (delete) || true
-    fi
-    if ! $up && ([ "$(state)" = READY ] || create) && (install && launch); then up=true; fi
+    # Each in a shell of its own: what fails now may go well the next time.
+    case $(state) in
+      PREEMPTED | TERMINATED | STOPPED | SUSPENDED | HIDDEN | FAILED) ( (delete) && (create)) || true ;;
+      NONE) (create) || true ;;
+      READY)
+        found=$(standing)
+        case $found in
+          '' | running) ;;
+          lost | "$RESUME") (install && launch) || true ;;
+          *) ended "${found%% *}" ;;
+        esac
+        ;;
+    esac
     sleep "$every"
   done
+}
+
+# ended STATUS: the end of a watch, with that of the run.
+ended() {
+  local what="the run has ended with status $1, which is not to be started again"
+  if [ "$1" = 0 ]; then what="the run has finished"; fi
+  local delete=("tpu/${0##*/}" delete "--name=$name" "${where[@]}")
+  if $queued; then delete+=(--queued=true); fi
+  echo "$what; the TPU $name is still there and costs money until: $(quoted "${delete[@]}")"
+  exit "$1"
 }
 
 verb=${1:-}

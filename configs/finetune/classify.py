@@ -98,7 +98,7 @@ def get_config(arg: str = "") -> ConfigDict:
         dict(
             model=dict(
                 kind="Classifier",
-                trunk=dict(trunk, vocab=placeholder(int), dtype=knob.dtype),
+                trunk=dict(trunk, vocab=placeholder(int), dtype=knob.dtype, remat="none"),
                 classes=placeholder(tuple),
                 pool=placeholder(str),
                 activation="auto",

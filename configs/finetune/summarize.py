@@ -71,6 +71,7 @@ def get_config(arg: str = "") -> ConfigDict:
                 hidden=4 * knob.width,
                 dropout=knob.dropout,
                 dtype=knob.dtype,
+                remat="none",
             ),
             objective=dict(kind="Seq2Seq", length=knob.length, smoothing=knob.smoothing),
             data=dict(

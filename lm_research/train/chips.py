@@ -14,7 +14,7 @@ class Chip:
     """One accelerator: one JAX device.
 
     Attributes:
-      kind: what its `device_kind` contains.
+      kind: words of its `device_kind`.
       backend: what JAX calls its platform.
       peak: dense bfloat16 FLOP/s (float16 where it has no bfloat16).
       memory: bytes of HBM.
@@ -26,6 +26,8 @@ class Chip:
       cores: what the maker's names of slices count for each chip.
       capability: of CUDA; None elsewhere.
       source: of the numbers.
+      most: chips of the largest slice; None where there are none.
+      aliases: other words for the kind.
     """
 
     kind: str
@@ -39,34 +41,44 @@ class Chip:
     cores: int = 1
     capability: float | None = None
     source: str = ""
+    most: int | None = None
+    aliases: tuple[str, ...] = ()
 
 
-def _tpu(kind, peak, memory, hbm, link, network, cores, page) -> Chip:
+def _tpu(kind, peak, memory, hbm, link, network, cores, page, most, *aliases) -> Chip:
     numbers = peak * 1e12, memory * GIB, hbm * GB, link * GB, network * GB
     source = f"Google, Cloud TPU documentation, {page}"
-    return Chip(kind, "tpu", *numbers, cores=cores, source=source)
+    return Chip(kind, "tpu", *numbers, cores=cores, source=source, most=most, aliases=aliases)
 
 
-def _gpu(kind, peak, memory, hbm, link, network, capability, source, domain=8) -> Chip:
+def _gpu(kind, peak, memory, hbm, link, network, capability, source, domain=8, aliases=()) -> Chip:
     numbers = peak * 1e12, memory * GIB, hbm * GB, link * GB, network * GB
     source = f"NVIDIA, data sheet of {source}"
-    return Chip(kind, "gpu", *numbers, domain, capability=capability, source=source)
+    return Chip(
+        kind, "gpu", *numbers, domain, capability=capability, source=source, aliases=aliases
+    )
 
 
 # TFLOP/s, GiB, GB/s of memory, of links and of the network. A TPU's links are its ICI's
-# one-way sum over its axes: three of a v4 and v5p, two of a v5e and v6e. A kind whose name is part
-# of another's comes after it.
+# one-way sum over its axes: three of a v4 and v5p, two of a v5e and v6e.
 CHIPS = {
-    "v4": _tpu("TPU v4", 275, 32, 1200, 100, 6.25, 2, "TPU v4"),
-    "v5e": _tpu("TPU v5 lite", 197, 16, 800, 100, 3.125, 1, "TPU v5e"),
-    "v5p": _tpu("TPU v5", 459, 95, 2765, 200, 6.25, 2, "TPU v5p"),
-    "v6e": _tpu("TPU v6 lite", 918, 32, 1600, 200, 12.5, 1, "TPU v6e"),
+    "v4": _tpu("TPU v4", 275, 32, 1200, 100, 6.25, 2, "TPU v4", 4096),
+    "v5e": _tpu("TPU v5 lite", 197, 16, 800, 100, 3.125, 1, "TPU v5e", 256, "TPU v5e"),
+    "v5p": _tpu("TPU v5", 459, 95, 2765, 200, 6.25, 2, "TPU v5p", 6144, "TPU v5p"),
+    "v6e": _tpu("TPU v6 lite", 918, 32, 1600, 200, 12.5, 1, "TPU v6e", 256, "TPU v6e"),
     "h200": _gpu("H200", 989, 141, 4800, 450, 50, 9.0, "H200 SXM; 400 Gb/s a GPU: DGX H200"),
     "h100": _gpu("H100", 989, 80, 3350, 450, 50, 9.0, "H100 SXM; 400 Gb/s a GPU: DGX H100"),
-    "a100": _gpu("A100", 312, 80, 2039, 300, 25, 8.0, "A100 80GB SXM; 200 Gb/s a GPU: DGX A100"),
+    "a100": _gpu(
+        *("A100", 312, 80, 2039, 300, 25, 8.0),
+        "A100 80GB SXM; 200 Gb/s a GPU: DGX A100",
+        aliases=("A100 PCIe",),  # of the same peak
+    ),
     "l4": _gpu("L4", 121, 24, 300, 32, 3.125, 8.9, "L4; PCIe Gen4 x16, one GPU a host", 1),
     "v100": _gpu("V100", 125, 32, 900, 150, 12.5, 7.0, "V100 32GB SXM2; 100 Gb/s a GPU: DGX-2"),
 }
+NAMES = {"v5litepod": "v5e"}  # what makers call slices of them, where that is another name
+# Words that make another chip of a kind, or a part of one.
+OTHERWISE = {"lite", "pcie", "nvl", "mig", "ada", "max"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +133,7 @@ def pod(text: str) -> Pod:
             f"number of this machine's devices; names: {', '.join(CHIPS)}"
         )
     name, count = (first[2], int(first[1])) if first else (last[1], int(last[3]))
+    name = NAMES.get(name, name)
     known(name, CHIPS, "chip")
     chip = CHIPS[name]
     _positive(count, text)
@@ -135,8 +148,28 @@ def pod(text: str) -> Pod:
 
 
 def of_kind(kind: str) -> Chip | None:
-    """The chip with a `device_kind`; None where it is not in the table."""
-    return next((chip for chip in CHIPS.values() if chip.kind in kind), None)
+    """The chip with a `device_kind`, such as `NVIDIA A100-SXM4-80GB`; None where it is unknown."""
+    words = set(re.split(r"[\s-]+", kind.lower()))
+    for chip in CHIPS.values():
+        for name in (chip.kind, *chip.aliases):
+            own = set(name.lower().split())
+            if own <= words and not (words - own) & OTHERWISE:
+                return chip
+    return None
+
+
+def check_slices(pod: Pod, slices: int) -> None:
+    """Refuses slices that are larger than the maker's.
+
+    Raises:
+      UserError: says how many slices it takes.
+    """
+    most = pod.chip and pod.chip.most
+    if most and pod.count > most * slices:
+        raise UserError(
+            f"--devices={pod.name}: a slice of {pod.label}s has at most {most}, and mesh.slices is "
+            f"{slices}; {pod.count} chips take mesh.slices={-(-pod.count // most)} or more"
+        )
 
 
 def _positive(count: int, text: str) -> int:

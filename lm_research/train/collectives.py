@@ -49,10 +49,12 @@ class Collective:
     Attributes:
       kind: of `KINDS`.
       axes: mesh axes over which its groups go.
-      members: the group of the first device, or the first pair: places in the mesh.
+      members: the group of the first device, or all pairs of a permutation, one after another:
+        places in the mesh.
       volume: bytes of the whole array that is gathered, reduced or sent.
       times: how often it is done in a step.
       what: the place in the model that it is from, and its type.
+      share: of all devices, those that send something to another one.
     """
 
     kind: str
@@ -61,10 +63,16 @@ class Collective:
     volume: int
     times: int
     what: str
+    share: float = 1.0
 
     @property
     def sent(self) -> float:
-        """Bytes that each device sends in a step, by the best algorithm: a ring's."""
+        """Bytes that each device sends in a step, by the best algorithm: a ring's; their mean."""
+        return self.share * self.most
+
+    @property
+    def most(self) -> float:
+        """Of a device that sends."""
         return self.times * self.volume * factor(self.kind, len(self.members))
 
 
@@ -153,13 +161,12 @@ def trips(loop: Instruction, computations: Mapping[str, Sequence[Instruction]]) 
 
 
 def _collective(instruction, users, sizes, times) -> Collective | None:
-    kind, volume = instruction.operation, instruction.bytes
+    kind, volume, devices = instruction.operation, instruction.bytes, math.prod(sizes.values())
     if kind == "collective-permute":
-        pairs = re.search(r"source_target_pairs=\{(.*?)\}\}?(?:,|$)", instruction.rest)[1]
-        groups = np.array(re.findall(r"(\d+),(\d+)", pairs), int)
-        groups = groups[groups[:, 0] != groups[:, 1]]
+        groups = members = crossing(instruction.rest)
     else:
-        groups = replica_groups(instruction.rest, math.prod(sizes.values()))
+        groups = replica_groups(instruction.rest, devices)
+        members = groups[0]
     if not groups.size or groups.shape[1] < 2:
         return None
     if kind == "reduce-scatter":
@@ -172,7 +179,15 @@ def _collective(instruction, users, sizes, times) -> Collective | None:
     what = re.search(r'op_name="(.*?)"', instruction.rest)
     where = _shorter(what[1]) if what else instruction.name
     named = f"{where} {re.sub(r'{[^}]*}', '', instruction.type)}"
-    return Collective(kind, axes, tuple(groups[0].tolist()), volume, times, named)
+    share = len(groups) / devices if kind == "collective-permute" else 1.0
+    return Collective(kind, axes, tuple(members.ravel().tolist()), volume, times, named, share)
+
+
+def crossing(text: str) -> np.ndarray:  # [pairs, 2]
+    """Who sends to whom in a collective-permute; those that only keep their own do not count."""
+    pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", text)[1]
+    found = np.array(re.findall(r"(\d+),(\d+)", pairs), int).reshape(-1, 2)
+    return found[found[:, 0] != found[:, 1]]
 
 
 def replica_groups(text: str, devices: int) -> np.ndarray:  # [groups, members]

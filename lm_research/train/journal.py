@@ -23,7 +23,7 @@ from lm_research.models import EncoderDecoder, TextEmbedder
 from lm_research.train.account import Account, boot, silent
 from lm_research.train.best import Best
 from lm_research.train.experiment import Experiment
-from lm_research.train.flops import CONVENTION, active_share, flops_per_token, peak_flops
+from lm_research.train.flops import CONVENTION, flops_per_token, peak_flops
 from lm_research.train.profile import DATA
 from lm_research.train.step import State
 
@@ -70,9 +70,7 @@ class Journal:
         lengths = pipeline.ragged(data.train, x.objective)
         mean = x.objective.length if lengths is None else float(lengths.mean())
         self.tokens_per_step = round(x.batch.size * mean)
-        tied = getattr(x.model, "tied", True)
-        share = active_share(x.model)
-        self.flops = flops_per_token(params, x.objective.length, tied, share)
+        self.flops = flops_per_token(x.model, params, x.objective.length)
         self.peak = peak_flops()
         self.first = self.step
         self.tells = jax.process_index() == 0

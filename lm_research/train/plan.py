@@ -12,10 +12,10 @@ from lm_research import tree
 from lm_research.errors import UserError
 from lm_research.target import tracing_for
 from lm_research.train import unread
-from lm_research.train.chips import Pod
+from lm_research.train.chips import Pod, check_slices
 from lm_research.train.collectives import Collective, collectives
 from lm_research.train.compiled import placed_bytes, program
-from lm_research.train.flops import CONVENTION, active_share, flops_per_token
+from lm_research.train.flops import CONVENTION, flops_per_token
 from lm_research.train.roofline import DAY, Roofline, roofline
 from lm_research.train.step import Trainer
 
@@ -189,6 +189,7 @@ def plan(given: Mapping[str, Any], pod: Pod, vocab: int | None = None) -> Plan:
     """
     resolved = unread.resolved(given, vocab)
     x = unread.bound(resolved)
+    check_slices(pod, x.mesh.slices)
     with x.mesh.activate(devices(pod)) as here, tracing(pod):
         x.check_mesh()
         trainer = Trainer.of(x)
@@ -198,8 +199,7 @@ def plan(given: Mapping[str, Any], pod: Pod, vocab: int | None = None) -> Plan:
         params = jax.eval_shape(x.weights.join, state.trained, state.held)
         found = collectives(compiled.text, sizes) if here.size > 1 else []
     memory = _memory(pod, state, batches, compiled.memory, x.batch.microbatches)
-    tied, share = getattr(x.model, "tied", True), active_share(x.model)
-    flops = flops_per_token(params, x.objective.length, tied, share)
+    flops = flops_per_token(x.model, params, x.objective.length)
     tokens = x.batch.size * x.objective.length
     slices = x.mesh.slices
     line = None

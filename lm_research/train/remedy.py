@@ -27,6 +27,8 @@ def remedy(given: Mapping[str, Any], pod: Pod, vocab: int | None, first: Plan) -
     """
     given = config.plain(given)
     for change in changes(given, first):
+        if not all(_declared(given, path) for path in change):
+            continue  # the command takes no such flag
         if _promises(change, given, first) and _fits(changed(given, change), pod, vocab):
             return " ".join(f"--config.{path}={value}" for path, value in change.items())
     return ""
@@ -38,7 +40,7 @@ def changes(given: Mapping[str, Any], first: Plan) -> Iterator[Change]:
     whole = spread[-1] if spread else {}
     yield from spread
     rows = given["batch"]["size"]
-    now = given["batch"].get("microbatches", 1)
+    now = given["batch"].get("microbatches") or 1
     cuts = [now * 2**i for i in range(1, rows.bit_length()) if rows % (now * 2**i) == 0]
     micro = [{"batch.microbatches": count} for count in cuts]
     yield from micro
@@ -62,6 +64,15 @@ def changed(given: Mapping[str, Any], change: Change) -> dict[str, Any]:
             here = here[name]
         here[last] = value
     return result
+
+
+def _declared(given: Mapping[str, Any], path: str) -> bool:
+    """Whether a config has a field, so that its value can be replaced."""
+    for name in path.split("."):
+        if not isinstance(given, Mapping) or name not in given:
+            return False
+        given = given[name]
+    return True
 
 
 def _promises(change: Change, given: Mapping[str, Any], first: Plan) -> bool:

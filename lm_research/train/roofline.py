@@ -83,11 +83,12 @@ def roofline(
 def divided(one: Collective, domain: int) -> tuple[float, float]:
     """Bytes that a device sends inside its domain of so many devices, and beyond it."""
     total = one.times * one.volume
-    domains = {place // domain for place in one.members}
-    if len(domains) == 1:
-        return one.sent, 0.0
+    places = [place // domain for place in one.members]
+    domains = set(places)
     if one.kind == "collective-permute":
-        return 0.0, one.sent
+        return (one.most, 0.0) if places[::2] == places[1::2] else (0.0, one.most)
+    if len(domains) == 1:
+        return one.most, 0.0
     inside = math.ceil(len(one.members) / len(domains))
     return (
         total * factor(one.kind, inside),

@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec
 from lm_research.mesh import Mesh
 from lm_research.train.collectives import collectives, replica_groups
 from lm_research.train.plan import traffic
+from lm_research.train.roofline import divided
 
 ROUNDS, WIDTH = 5, 16
 
@@ -61,6 +62,26 @@ def test_sums_and_parts_of_all_reduces_count_as_accelerators_do_them():
         ("all-reduce", ("fsdp",), 2 * 128 * 3 / 4),
         ("reduce-scatter", ("fsdp",), 128 * 3 / 4),
     ]
+
+
+@pytest.mark.parametrize(
+    "pairs, axes, sent",
+    [
+        ("{{0,0},{1,2},{2,1},{3,3},{4,4},{5,6},{6,5},{7,7}}", ("fsdp", "tensor"), 128 / 2),
+        ("{{0,4}}", ("data",), 128 / 8),
+        ("{{0,1},{4,6}}", ("fsdp", "tensor"), 128 / 4),
+    ],
+)
+def test_devices_that_keep_their_own_send_nothing(pairs, axes, sent):
+    text = f"""
+ENTRY %main (x: f32[8,4]) -> f32[8,4] {{
+  %x = f32[8,4]{{1,0}} parameter(0)
+  ROOT %y = f32[8,4]{{1,0}} collective-permute(%x), channel_id=1, source_target_pairs={pairs}
+}}
+"""
+    (found,) = collectives(text, {"data": 2, "fsdp": 2, "tensor": 2})
+    assert (found.axes, found.sent, found.most) == (axes, sent, 128)
+    assert divided(found, 4) == ((0, 128) if "0,4" in pairs else (128, 0))
 
 
 @pytest.mark.parametrize(

@@ -2,23 +2,26 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import pytest
 
 from lm_research.commands import config_flag
 from lm_research.errors import UserError
-from lm_research.train.chips import CHIPS, pod
+from lm_research.train import remedy as remedies
+from lm_research.train.chips import CHIPS, of_kind, pod
 from lm_research.train.collectives import Collective
 from lm_research.train.compiled import placed_bytes
 from lm_research.train.plan import Memory, plan
-from lm_research.train.remedy import changes
+from lm_research.train.remedy import changes, remedy
 from lm_research.train.roofline import divided, roofline
 
 WIDTH, VOCAB, LENGTH, ROWS = 16, 257, 16, 8  # of tests/tiny.py
 ARRAYS = 5  # tokens, targets, weights, segments, position
 PARAMETERS, WHOLE, COUNTERS = 7680, 3 * 16 + 4 * 16, 2
 MIB = 2**20
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def tiny(**fields):
@@ -84,6 +87,26 @@ def test_changes_come_in_the_order_of_what_they_cost():
     assert "batch.size" in found[-1] and "batch.size" not in found[policies.index("full")]
 
 
+def test_what_a_plan_suggests_is_a_flag_that_the_command_takes(monkeypatch):
+    """Of every config; what one does not declare is passed over."""
+    memory = Memory(1, 1, 1, 1, 100 * MIB, 10 * MIB)
+    first = dataclasses.make_dataclass("Plan", ["mesh", "memory"])({"data": 4, "fsdp": 2}, memory)
+    tried = []
+    monkeypatch.setattr(remedies, "_promises", lambda *_: True)
+    monkeypatch.setattr(remedies, "_fits", lambda given, *_: tried.append(given))
+    files = [path for path in sorted(CONFIGS.rglob("*.py")) if path.stem != "fasttext"]
+    for path in files:
+        config = config_flag.loaded(str(path))
+        assert remedy(config, pod("8"), None, first) == ""
+        model = config.to_dict()["model"]
+        assert model.get("trunk", model)["remat"] == "none", path
+    assert {one["model"].get("trunk", one["model"])["remat"] for one in tried} > {"dots", "full"}
+    tried.clear()
+    bare = config_flag.loaded("tests/tiny.py")
+    remedy(bare, pod("8"), None, first)
+    assert tried and all("remat" not in one["model"] for one in tried)
+
+
 @pytest.mark.parametrize(
     "text, count, told",
     [
@@ -92,6 +115,7 @@ def test_changes_come_in_the_order_of_what_they_cost():
         ("8xH100", 8, "8 x H100"),
         ("h200x8", 8, "8 x H200"),
         ("a100-64", 64, "64 x A100"),
+        ("v5litepod-16", 16, "16 x TPU v5e chip"),
         ("256xv4", 256, "256 x TPU v4 chip"),
         ("8", 8, "8 devices of this machine's CPU"),
     ],
@@ -101,11 +125,36 @@ def test_names_of_devices(text, count, told):
 
 
 @pytest.mark.parametrize(
+    "kind, name",
+    [
+        ("TPU v4", "v4"),
+        ("TPU v4 lite", None),
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5e", "v5e"),
+        ("TPU v5", "v5p"),
+        ("TPU v5p", "v5p"),
+        ("TPU v6e", "v6e"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A100-PCIE-40GB", "a100"),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", None),
+        ("cpu", None),
+    ],
+)
+def test_a_kind_is_a_chip_by_its_whole_words(kind, name):
+    assert of_kind(kind) is (name and CHIPS[name])
+
+
+@pytest.mark.parametrize(
     "devices, fields, message",
     [
         ("v5q-8", {}, "no chip is called 'v5q'; did you mean 'v5p'?"),
         ("v5p-7", {}, "multiple of 2"),
         ("0", {}, "one device or more"),
+        ("v6e-512", {}, "512 chips take mesh.slices=2 or more"),
         ("8", dict(mesh__fsdp=3), "does not make 8 devices"),
         ("8", dict(batch__size=12), "takes a multiple of 8"),
         ("8", dict(data__tokenizer={"kind": "Characters"}), "give --vocab=V"),

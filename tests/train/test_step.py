@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from variants import tried
 
-from lm_research import mesh, tree
+from lm_research import log, mesh, tree
 from lm_research.errors import UserError
 from lm_research.models import GPT2, Llama
 from lm_research.objectives import Causal
@@ -159,6 +159,25 @@ def test_slices_are_blocks_of_data():
         assert sorted(first.ravel()) == [0, 1, 2, 3] and sorted(second.ravel()) == [4, 5, 6, 7]
     with pytest.raises(UserError, match=r"slices is 3; it takes a divisor of mesh\.data"):
         mesh.Mesh(data=4, tensor=2, slices=3).sizes(8)
+
+
+def test_tpus_in_several_slices_are_not_taken_for_one():
+    device = dataclasses.make_dataclass("Device", ["slice_index", ("platform", str, "tpu")])
+    made = mesh.Mesh(data=4).activate([device(0), device(0), device(1), device(1)])
+    with pytest.raises(UserError, match=r"in 2 slices .* give --config\.mesh\.slices=2"), made:
+        pass
+
+
+def test_a_vocabulary_that_does_not_divide_is_whole_and_told():
+    """As GPT-2's of 50257 is."""
+    x = experiment(model=GPT2(V + 1, 16, 1, 2, context=T))
+    want, weights = run(x, steps=2)
+    log.forget()
+    losses, got = run(x, dict(fsdp=4, tensor=2), steps=2)
+    np.testing.assert_allclose(losses, want, rtol=1e-5)
+    close(got, weights, 1e-4)
+    (told,) = log.facts()["fallbacks"]
+    assert told["asked"] == f"a vocabulary of {V + 1} cut along mesh axis tensor"
 
 
 def test_moments_lie_as_their_parameters_do():
