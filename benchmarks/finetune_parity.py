@@ -4,8 +4,8 @@
 
 Ours is a run of configs/finetune/classify.py that starts from a `BertForSequenceClassification`
 with random weights, on SST-2, without dropout: AdamW with decay and warm-up, clipping by global
-norm. The peer is that model in PyTorch, with its own AdamW, on the run's batches and at its rates
-of learning. Compared are the loss at every step, and every tensor afterwards.
+norm. The peer is that model in PyTorch, with its own AdamW, on the run's batches, with the schedule
+and the decay of `transformers`. Compared are the loss at every step, and every tensor afterwards.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import record
 import torch
 import transformers
 from safetensors.numpy import load_file
+from transformers.trainer_pt_utils import get_parameter_names
 
 from lm_research import mesh
 from lm_research.commands import config_flag
@@ -81,22 +82,19 @@ def peer(model: torch.nn.Module, workdir: Path) -> list[float]:
     stored = json.loads((workdir / "config.json").read_text())
     x = experiment(stored)
     data = x.data.prepared(workdir / "data", x.objective.length)
-    rate = x.optimizer.learning_rate(x.steps)
-    kept = lambda name: name.endswith("bias") or "LayerNorm" in name or "embeddings" in name
-    plain = [p for name, p in model.named_parameters() if kept(name)]
-    decayed = [p for name, p in model.named_parameters() if not kept(name)]
+    named = get_parameter_names(model, [torch.nn.LayerNorm], ["bias", "layernorm", "rmsnorm"])
+    plain = [p for name, p in model.named_parameters() if name not in named]
+    decayed = [p for name, p in model.named_parameters() if name in named]
     groups = [
         {"params": decayed, "weight_decay": x.optimizer.decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(
-        groups, betas=(x.optimizer.b1, x.optimizer.b2), eps=x.optimizer.epsilon
-    )
+    settings = dict(betas=(x.optimizer.b1, x.optimizer.b2), eps=x.optimizer.epsilon)
+    optimizer = torch.optim.AdamW(groups, x.optimizer.peak, **settings)
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, x.optimizer.warmup, x.steps)
     losses, model = [], model.train()
     batches = pipeline.batches(data.train, x.objective, seed=x.seed, size=x.batch.size)
-    for step, (_, batch) in zip(range(STEPS), batches):
-        for group in optimizer.param_groups:
-            group["lr"] = float(rate(step))
+    for _, (_, batch) in zip(range(STEPS), batches):
         loss = model(
             torch.tensor(batch["tokens"]).long(),
             attention_mask=torch.tensor(batch["segments"]),
@@ -106,6 +104,7 @@ def peer(model: torch.nn.Module, workdir: Path) -> list[float]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), x.optimizer.clip)
         optimizer.step()
+        schedule.step()
         losses.append(loss.item())
     batches.close()
     return losses

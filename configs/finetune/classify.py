@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from lm_research.config import knobs, known
-from lm_research.models.sizes import ENCODER_DECODERS, sized
+from lm_research.models.sizes import ENCODER_DECODERS, ENCODERS, sized
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -61,7 +61,7 @@ def get_config(arg: str = "") -> ConfigDict:
         rank=8,
         layerwise=1.0,
         evaluations=2.0,  # in an epoch
-        patience=6,
+        patience=3,
         dtype="float32",
     )
     column = lambda name: int(name) if name.isdigit() and not knob.tfds else name
@@ -87,6 +87,9 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     if knob.family in ENCODER_DECODERS:  # which have no head to drop out of
         trunk["dropout"] = knob.dropout
+    decoder = knob.family not in (*ENCODERS, *ENCODER_DECODERS)
+    # A decoder judges by its last token, without a bias, as `transformers` has it.
+    head = dict(pool="last", bias=False) if decoder else dict(pool=placeholder(str))
     weights = dict(
         full=dict(kind="Full"),
         embedding=dict(kind="Part", held="embedding/table"),
@@ -100,9 +103,9 @@ def get_config(arg: str = "") -> ConfigDict:
                 kind="Classifier",
                 trunk=dict(trunk, vocab=placeholder(int), dtype=knob.dtype, remat="none"),
                 classes=placeholder(tuple),
-                pool=placeholder(str),
                 activation="auto",
                 dropout=knob.dropout,
+                **head,
             ),
             objective=dict(kind="Classify", length=knob.length, smoothing=0.0),
             data=dict(
@@ -124,6 +127,8 @@ def get_config(arg: str = "") -> ConfigDict:
                 decay=knob.decay,
                 clip=1.0,
                 layerwise=knob.layerwise,
+                skip="norm|bias",  # what decays and how warm-up begins is as in `transformers`
+                first="zero",
             ),
             evals=dict(heldout=dict(kind="Scores", every=often, batch=64)),
             mesh=dict(data=-1, fsdp=1, tensor=1),

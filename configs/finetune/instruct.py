@@ -26,7 +26,9 @@ from lm_research.commands.config_flag import loaded
 from lm_research.config import parted
 
 OWN = dict(heldout="", template="auto", new=128, limit=50)
-PUBLISHED = "family=gpt2,length=512,epochs=3,peak=2e-5,decay=0.0,dropout=0.0,evaluations=1.0"
+PUBLISHED = (
+    "family=gpt2,length=512,epochs=3,peak=2e-5,decay=0.0,dropout=0.0,evaluations=1.0,patience=2"
+)
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -91,6 +91,8 @@ def get_config(arg: str = "") -> ConfigDict:
                 b2=0.999,
                 decay=0.01,
                 clip=1.0,
+                skip="norm|bias",  # what decays and how warm-up begins is as in `transformers`
+                first="zero",
             ),
             evals=dict(
                 heldout=dict(kind="HeldOut", every=often),

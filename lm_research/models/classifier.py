@@ -41,7 +41,8 @@ class TextClassifier(OnTrunk):
         token has scores of its own.
       activation: of a product [D, D] between the vector and the classifier; None has neither.
       bias: whether the classifier has one.
-      dropout: rate on what the products read.
+      dropout: rate on what the classifier reads, and with `dense_dropout` on what the product
+        before it does.
       deviation: of the initial products.
       dtype: of the operands of the product [D, D].
     """
@@ -53,6 +54,7 @@ class TextClassifier(OnTrunk):
     dropout: float
     deviation: float
     dtype: Any
+    dense_dropout: bool = False
 
     @nn.compact
     def __call__(
@@ -71,7 +73,8 @@ class TextClassifier(OnTrunk):
         if self.pool != "each":
             x = pooled(x, None if mask is None else mask.segments[1] > 0, self.pool)  # [B, 1, D]
         D, normal = x.shape[-1], nn.initializers.normal(self.deviation)
-        x = Dropout(self.dropout)(x)
+        if self.activation is None or self.dense_dropout:
+            x = Dropout(self.dropout)(x)
         if self.activation is not None:
             dense = Einsum("BTD,DC->BTC", (D, D), True, normal, self.dtype, name="dense")
             x = Dropout(self.dropout)(ACTIVATIONS[self.activation](dense(x)))
@@ -95,6 +98,7 @@ def Classifier(
     deviation: float = 0.02,
     dtype: Literal["float32", "bfloat16"] = "float32",
     written: tuple[tuple[int, ...], ...] | None = None,
+    dense_dropout: bool = False,
 ) -> TextClassifier | ClassWriter:
     """A model that tells the classes of texts, or of their tokens.
 
@@ -109,10 +113,12 @@ def Classifier(
       activation: of a product before the classifier, whatever it is called in the family; `auto` is
         tanh where the first token is judged, as BERT's pooler has it, and none elsewhere.
       bias: whether the classifier has one.
-      dropout: rate on what the head's products read.
+      dropout: rate on what the classifier reads.
       deviation: of their initial weights.
       dtype: of the operands of the product before the classifier.
       written: of an encoder-decoder, the tokens of each name; None where the data says them.
+      dense_dropout: whether that rate also holds for what the product before it reads, as in
+        RoBERTa's and ELECTRA's heads.
 
     Raises:
       ValueError: the trunk is a classifier already, or has no single stream of hidden states; or
@@ -134,7 +140,8 @@ def Classifier(
     if activation == "auto":
         activation = "tanh" if pool == "first" else None
     names = classes or ("", "")  # stand in for those that the data says
-    return TextClassifier(trunk, names, pool, activation, bias, dropout, deviation, dtype)
+    head = pool, activation, bias, dropout, deviation, dtype, dense_dropout
+    return TextClassifier(trunk, names, *head)
 
 
 # A trunk's own heads, which a classifier's takes the place of.
@@ -229,6 +236,7 @@ def encoders(
     *rates: str,
     activation: Activation = "tanh",
     choices: str = "",
+    dense_dropout: bool = False,
 ) -> tuple[Classifying, ...]:
     """An encoder's classifiers: of texts, of tokens, of answers in a text, and of choices.
 
@@ -239,8 +247,11 @@ def encoders(
       rates: keys of dropout.
       activation: between the products.
       choices: the classifier of choices, whose other product is the same; empty where it is not.
+      dense_dropout: whether what the first product reads is dropped, too.
     """
     judged = dict(pool="first", activation=activation)
+    if dense_dropout:
+        judged["dense_dropout"] = True
     whole = dense(before)
     spans = classifying(
         family,
@@ -281,7 +292,14 @@ def decoders(family: Family, name: str) -> Classifying:
 RATES = ("classifier_dropout", "hidden_dropout_prob")
 FAMILIES = (
     *encoders(bert.MASKED, "Bert", "bert.pooler.dense", "classifier", *RATES, choices="classifier"),
-    *encoders(roberta.MASKED, "Roberta", "classifier.dense", "classifier.out_proj", *RATES),
+    *encoders(
+        roberta.MASKED,
+        "Roberta",
+        "classifier.dense",
+        "classifier.out_proj",
+        *RATES,
+        dense_dropout=True,
+    ),
     *encoders(
         distilbert.MASKED,
         "DistilBert",
@@ -310,6 +328,7 @@ FAMILIES = (
             "classifier.out_proj",
             *RATES,
             activation="gelu",
+            dense_dropout=True,
         )
     ),
     decoders(gpt2.FAMILIES[0], "GPT2"),

@@ -54,8 +54,9 @@ SIZED = {  # kind, sizes, and what a size's numbers are, where it does not name 
 # Those of learned positions, which have a context.
 LEARNED = ("albert", "bart", "bert", "distilbert", "electra", "gpt2", "opt", "roberta")
 
-# Those that read a source and write a text from it.
+# Those that read a source and write a text from it, and those whose tokens see each other.
 ENCODER_DECODERS = ("bart", "original", "t5")
+ENCODERS = ("albert", "bert", "distilbert", "electra", "modernbert", "roberta", "xlnet")
 
 
 def sized(

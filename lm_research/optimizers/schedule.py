@@ -23,6 +23,8 @@ class Schedule:
       clip: the gradient's global norm is scaled down to this; None leaves it.
       layerwise: the learning rate of a layer, as a fraction of that of the layer after it; the
         head has all of it, and the embedding the least.
+      first: whether the first step of warm-up moves already, at 1 / (warmup + 1) of the peak, as in
+        nanoGPT, or has a rate of zero, as in `transformers`.
     """
 
     peak: float
@@ -32,6 +34,7 @@ class Schedule:
     cooldown: float = 0.2
     clip: float | None = 1.0
     layerwise: float = 1.0
+    first: Literal["moves", "zero"] = "moves"
 
     def __post_init__(self):
         if not 0 < self.layerwise <= 1:
@@ -55,8 +58,7 @@ class Schedule:
             }[self.shape]
         if not self.warmup:
             return body
-        # The first step already moves: nanoGPT's (step + 1) / (warmup + 1).
-        first = peak / (self.warmup + 1)
+        first = peak / (self.warmup + 1) if self.first == "moves" else 0.0
         return optax.join_schedules(
             [optax.linear_schedule(first, peak, self.warmup), body], [self.warmup]
         )
