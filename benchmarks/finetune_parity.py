@@ -68,7 +68,6 @@ def config(init: Path, table: Path):
                 "optimizer.peak": 5e-4,
                 "optimizer.epsilon": 1e-6,  # as BERT was trained
                 "evals.heldout.every": STEPS,
-                "evals.heldout.batches": 1,
                 "checkpoint.every": STEPS,
                 "log.every": 1,
                 "log.tensorboard": False,
