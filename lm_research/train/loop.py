@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
       UserError: anything that the config, its files or the machine cannot do.
     """
     account = Account()
-    resolved, data = prepare(given, workdir)
+    resolved, data = prepare(given, workdir, account)
     x = experiment(resolved).bound(data.tokenizer)
     with (
         x.mesh.activate(),
@@ -63,7 +64,8 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
     ):
         x.check_mesh()
         trainer = Trainer.of(x)
-        state, meta = start(trainer, checkpoints, resolved)
+        with Watchdog(account, x.log.watchdog, early):
+            state, meta = start(trainer, checkpoints, resolved)
         state, step, position, best = begun(x, state, meta, workdir)
         evaluators = {name: e.bind(x.objective, data, x.batch.size) for name, e in x.evals.items()}
         claim(workdir, resolved, meta)
@@ -133,10 +135,22 @@ def train(given: Mapping[str, Any], workdir: Path) -> int:
     return RESUME if step < x.steps and not best.exhausted else 0
 
 
-def prepare(given: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], Any]:
+def early(what: str, seconds: float, line: str) -> None:
+    """Says where a run waits that has no journal yet."""
+    print(f"process {jax.process_index()}: {line}", file=sys.stderr, flush=True)
+
+
+def prepare(
+    given: Mapping[str, Any], workdir: Path, account: Account | None = None
+) -> tuple[dict[str, Any], Any]:
     """The config with everything that data and `init` decide filled in, and the prepared data.
 
     A run that is in the workdir already stays as it is until all of this has succeeded.
+
+    Args:
+      given: the config.
+      workdir: the run's.
+      account: of this thread, which is watched while data is made.
 
     Raises:
       UserError: the config or its files cannot be used, or the workdir holds another run.
@@ -154,7 +168,8 @@ def prepare(given: Mapping[str, Any], workdir: Path) -> tuple[dict[str, Any], An
         refuse_other(workdir, stored, expected)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; give a directory, which need not exist")
-    data = x.data.prepare(workdir / "data", x.objective.length, kept)
+    with Watchdog(account or Account(), x.log.watchdog, early):
+        data = x.data.prepare(workdir / "data", x.objective.length, kept)
     if jax.process_index() == 0:
         data.tokenizer.save(workdir / "tokenizer")
     resolved = timed(resolved, steps_of(resolved, len(data.train)))

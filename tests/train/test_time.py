@@ -11,6 +11,7 @@ import pytest
 from outcomes import line, outcome
 
 from lm_research import log
+from lm_research.data import pack
 from lm_research.train import account, loop, profile
 from lm_research.train.account import Account
 from lm_research.train.checkpoint import Checkpoints
@@ -127,6 +128,13 @@ def test_shares_of_a_trace(monkeypatch, kind):
     assert [one["operation"] for one in found["costliest"]] == ["dot.1", "all-reduce.2"]
     assert found["costliest"][0]["share"] == pytest.approx(0.75)
     assert found["costliest"][1]["milliseconds_per_step"] == pytest.approx(30 / 1e6 / 4)
+
+
+def test_a_start_that_stalls_is_told(tiny, monkeypatch):
+    read = pack.survey
+    monkeypatch.setattr(pack, "survey", lambda source: (time.sleep(1), read(source))[1])
+    status, _, err = tiny("steps=1", "--config.log.watchdog=0.4")
+    assert status == 0 and "starting: data, checkpoint, compilation, for" in err
 
 
 def test_a_trace_of_nothing_ends_no_run(tmp_path, capsys):
