@@ -168,6 +168,7 @@ class Classifying(Family):
     def makes(self, section: Mapping[str, Any]) -> bool:
         """Whether a section may be one of this family's models."""
         own = {"activation": None, "bias": True, **self.head}
+        own.pop("dense_dropout", None)  # a choice of training
         return (
             section["kind"] == "Classifier"
             and section["trunk"]["kind"] == self.kind

@@ -79,11 +79,11 @@ def OPT(
       ValueError: the width is not a multiple of the heads.
     """
     shared = normal_products(deviation, dtype, 2 * layers)
-    norm = LayerNorm(bias=norm_weights, scale=norm_weights)
+    norm = lambda: LayerNorm(bias=norm_weights, scale=norm_weights)  # Linen shares what is one
     block = Block(
         Attention(heads, heads, head_size(width, heads), bias, bias, kernel=kernel, **shared),
         MLP(hidden or 4 * width, activation, bias, **shared),
-        norm,
+        norm(),
         wiring,
         dropout=dropout,
     )
@@ -92,7 +92,7 @@ def OPT(
         vocab,
         width,
         Stack(layers, (block,), execution, remat),
-        norm if final_norm and wiring == "pre" else None,
+        norm() if final_norm and wiring == "pre" else None,
         Learned(context, deviation, OFFSET),
         tied=tied,
         embedding_width=embedding,

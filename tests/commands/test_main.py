@@ -94,7 +94,6 @@ def test_config_files(command, tmp_path, code, parts):
         ("model.vocab=20", ["model.vocab is 20", "257 tokens"]),
         ("log.samples.length=16", ["the prompt ''", "log.samples.length 16", "context is 16"]),
         ("mesh.data=3", ["data=3", "8 devices"]),
-        ("mesh.tensor=2", ["axis V of embedding/table has 257", "tensor of size 2"]),
         ("optimizer.warmup=-1", ["warmup is -1"]),
         ("evals.heldout.batches=0", ["evals.heldout", "batches is 0", "from 1"]),
         ("data.heldout=2.0", ["data.heldout is 2.0"]),
