@@ -37,14 +37,14 @@ RUNS = {  # the config of each, and the part of the unigram entropy that is the 
     "span corruption": (f"pretrain.py:family=t5,objective=spans,steps=900,{TINY}", 0.8),
     "prefix": (f"pretrain.py:family=llama,objective=prefix,steps=600,{TINY}", 0.8),
     "fill in the middle": (f"pretrain.py:family=llama,objective=middle,steps=600,{TINY}", 0.8),
-    "denoisers": (f"pretrain.py:family=t5,objective=denoisers,steps=450,{TINY}", 0.8),
+    "denoisers": (f"pretrain.py:family=t5,objective=denoisers,steps=600,{TINY}", 0.8),
     "replaced tokens": (
         "electra.py:source=text,width=128,layers=4,heads=2,vocab=2048,batch=32,peak=2e-3,dropout=0.0,"
         "steps=1500",
         0.9,
     ),
     # Positions of a table want many steps, rather than large ones.
-    "next sentence": (f"{BERT},batch=32,peak=2e-3,dtype=float32,steps=4000,pairs=next", 0.9),
+    "next sentence": (f"{BERT},batch=32,peak=2e-3,dtype=float32,steps=6600,pairs=next", 0.9),
     "sentence order": (f"{BERT},batch=64,peak=1.5e-3,steps=2400,pairs=order", 0.9),
 }
 
