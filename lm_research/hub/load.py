@@ -46,7 +46,7 @@ def section(directory: str | Path) -> dict[str, Any]:
     family = _family(config, directory)
     for key, value in {**FIXED, **family.fixed}.items():
         given = config.get(key, value)
-        if given != value and (given or value):
+        if _differs(given, value):
             raise UserError(
                 f"{directory / 'config.json'} has {key} {given!r}; "
                 f"{family.architecture} takes {value!r} here"
@@ -216,7 +216,12 @@ def _family(config: Mapping[str, Any], directory: Path) -> Family:
 def _agrees(config: Mapping[str, Any], family: Family) -> bool:
     """Whether a config has the values that a family takes."""
     given = {**family.fixed, **family.defaults, **config}
-    return all(given[key] == value for key, value in family.fixed.items())
+    return not any(_differs(given[key], value) for key, value in family.fixed.items())
+
+
+def _differs(given: Any, value: Any) -> bool:
+    """Whether an option asks for something else; all that is off or empty asks for the same."""
+    return given != value and bool(given or value)
 
 
 def _families(config: Mapping[str, Any], directory: Path) -> list[Family]:

@@ -17,7 +17,7 @@ CONTENTS = {
     name: getattr(package, name) for package in (layers, models) for name in package.__all__
 }
 
-ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+SPECIAL = ("bos", "eos", "pad")
 
 
 def save(
@@ -61,14 +61,14 @@ def save(
         if CONTEXT in family.defaults and context is not None:
             described.setdefault(CONTEXT, context)
         # Null keeps `transformers` from assuming ids of its own, which may be other tokens here.
-        for name in ("bos", "eos", "pad"):
+        for name in SPECIAL:
             described.setdefault(f"{name}_token_id", getattr(tokenizer, name, None))
         if eos:
             described["eos_token_id"] = eos[0] if len(eos) == 1 else list(eos)
         safetensors.dump(described, temporary / "config.json")
         if begins := {key: described[key] for key in BEGINS if described.get(key) is not None}:
-            ends = {key: value for key, value in described.items() if key in ENDS}
-            safetensors.dump({**begins, **ends}, temporary / GENERATION)
+            own = {f"{name}_token_id": described[f"{name}_token_id"] for name in SPECIAL}
+            safetensors.dump({**begins, **own}, temporary / GENERATION)
         safetensors.write(temporary, {name: t.shape for name, t in layout.items()}, make)
         if tokenizer is not None:
             tokenizer.save(temporary)
