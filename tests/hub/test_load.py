@@ -5,8 +5,9 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+import transformers
 
-from lm_research import log, mesh, tree
+from lm_research import config, log, mesh, tree
 from lm_research.errors import UserError
 from lm_research.hub import load, save
 
@@ -175,3 +176,35 @@ def test_a_weight_that_is_no_number_is_named(made, value):
     stored.rewrite(tensors)
     with pytest.raises(UserError, match=r"model\.layers\.2\.mlp\.down_proj\.weight in .* NaN"):
         loaded(stored)
+
+
+def test_how_a_text_begins_may_be_said_beside_the_config(tmp_path):
+    """As transformers 5 writes it; and what we save says it there, too."""
+    settings = transformers.BartConfig(
+        **{f"{side}_layers": 1 for side in ("encoder", "decoder")},
+        **{f"{side}_attention_heads": 2 for side in ("encoder", "decoder")},
+        **{f"{side}_ffn_dim": 8 for side in ("encoder", "decoder")},
+        **dict(vocab_size=20, d_model=8, max_position_embeddings=8),
+    )
+    model = transformers.BartForConditionalGeneration(settings)
+    model.generation_config.forced_bos_token_id = 7
+    model.save_pretrained(tmp_path / "theirs")
+    section = load.section(tmp_path / "theirs")
+    assert (section["start"], section["first"]) == (2, 7)
+    with mesh.single():
+        params = load.load(tmp_path / "theirs", config.build(section, save.CONTENTS))
+        save.save(tmp_path / "ours", section, params)
+    again = transformers.BartForConditionalGeneration.from_pretrained(tmp_path / "ours")
+    assert again.generation_config.forced_bos_token_id == 7
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"hidden_size": "32"}, {"num_attention_heads": 0}, {"rope_scaling": [1]}],
+    ids=str,
+)
+def test_values_of_another_kind_are_told_in_a_line(tmp_path, changes):
+    given = {"model_type": "llama", "hidden_size": 32, "num_attention_heads": 4, **changes}
+    (tmp_path / "config.json").write_text(json.dumps(given))
+    with pytest.raises(UserError, match="has a value of another kind than it takes"):
+        load.section(tmp_path)
