@@ -36,6 +36,20 @@ def test_what_a_file_need_not_declare_has_the_defaults_of_what_it_makes():
         assert getattr(experiment.Experiment, name) == value
 
 
+def test_a_default_that_is_written_out_is_no_other_config():
+    model = {"kind": "GPT2", "vocab": 300, "width": 16, "layers": 2, "heads": 2}
+    file = {"kind": "TextFiles", "paths": "a.txt"}
+
+    def given(file, **more):
+        source = {"kind": "Mix", "sources": [file], "weights": [1.0]}
+        return {"model": {**model, **more}, "data": {"kind": "Documents", "source": source}}
+
+    old, new = given(file), given({**file, "field": "text"}, remat="none", dropout=0.0)
+    assert experiment.changed(old, new) == experiment.changed(new, old) == []
+    assert experiment.changed(old, given(file, remat="full")) == ["model.remat: none -> full"]
+    assert len(experiment.changed(old, given({**file, "field": "title"}))) == 1
+
+
 def test_build_nests_and_converts():
     built = config.build(
         dict(kind="Outer", rate=1, inner=dict(kind="Inner", size=3), names=["a"]), CONTENTS, "x"

@@ -340,8 +340,23 @@ def identity(given: Mapping[str, Any]) -> str:
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines for what differs between two resolved configs and makes them different runs."""
-    lines = config.differences(_with_optional(old), _with_optional(new))
+    lines = config.differences(*(_with_defaults(_with_optional(given)) for given in (old, new)))
     return [line for line in lines if not line.split(":")[0].startswith(FREE)]
+
+
+def _with_defaults(value: Any) -> Any:
+    """A config with the default of each field that a section leaves out: one written out, or one
+    that is newer than a stored config, is no difference."""
+    if isinstance(value, list | tuple):
+        return [_with_defaults(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    kind = value.get("kind")
+    make = CONTENTS.get(kind) if isinstance(kind, str) else None
+    parameters = {} if make is None else inspect.signature(make).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    plain = {k: v for k, v in defaults.items() if isinstance(v, bool | int | float | str | None)}
+    return plain | {name: _with_defaults(item) for name, item in value.items()}
 
 
 def _with_optional(given: Mapping[str, Any]) -> dict[str, Any]:
