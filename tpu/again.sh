@@ -3,8 +3,9 @@
 #
 #   again.sh RESTARTS COMMAND...
 #
-# Status 0 and 2 (a user's mistake) end it, and SIGTERM or SIGINT, which are passed on. The last
-# status stays in the file run.status.
+# Status 0 and 2 (a user's mistake) end it, and SIGTERM or SIGINT, which are passed on. One that is
+# frozen for a minute is killed: its peers, which notice within as much, start anew and wait for it.
+# The last status stays in the file run.status.
 set -uo pipefail
 
 restarts=$1
@@ -15,11 +16,21 @@ pass() {
   kill -s "$1" "$child" 2> /dev/null
   kill -s CONT "$child" 2> /dev/null # one that is frozen hears nothing before
 }
+# thaw PID: until it has ended.
+thaw() {
+  local frozen=0
+  while kill -0 "$1"; do
+    sleep 10
+    case $(< "/proc/$1/status") in *'T (stopped)'*) frozen=$((frozen + 1)) ;; *) frozen=0 ;; esac
+    if [ "$frozen" -ge 6 ]; then kill -s KILL "$1"; fi
+  done
+}
 trap 'pass TERM' TERM
 trap 'pass INT' INT
 for ((count = 0; ; count++)); do
   "$@" &
   child=$!
+  thaw "$child" > /dev/null 2>&1 &
   while true; do
     wait "$child"
     status=$?
