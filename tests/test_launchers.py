@@ -343,7 +343,8 @@ def test_a_launch_by_ssh_is_stopped_from_beside_it(machine):
 
 
 @pytest.mark.parametrize(
-    "does, status, starts", [("76 killed 0", 0, 3), ("frozen 0", 0, 2), ("2", 2, 1), ("1 1 1 1", 1, 3)]
+    "does, status, starts",
+    [("76 killed 0", 0, 3), ("frozen 0", 0, 2), ("2", 2, 1), ("1 1 1 1", 1, 3)],
 )
 def test_a_host_starts_its_process_again(machine, does, status, starts):
     machine.fake("python", PROCESS)

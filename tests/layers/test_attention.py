@@ -1,5 +1,7 @@
 """Attention: masks, grouped heads, kernels and caches against plain numpy."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,8 +99,10 @@ def test_bias_and_soft_cap():
     "length, biased",
     tried([(8, True), (96, False), (256, False), (320, True)], [(96, False), (320, True)]),
 )
-@pytest.mark.parametrize("segmented", [False, True])
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(
+    "causal, segmented",
+    tried(list(itertools.product([True, False], repeat=2)), [(True, False), (False, True)]),
+)
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 2e-5), (jnp.bfloat16, 2e-2)])
 def test_training_kernel_and_its_gradient(length, biased, causal, segmented, dtype, tolerance):
     """Whatever fast path a mask of blocks takes equals the dense one, forward and backward."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from variants import tried
 
 from lm_research.layers import (
     ACTIVATIONS,
@@ -164,11 +165,14 @@ def run(module, params, x, patches=None, **options):
 
 @pytest.mark.parametrize(
     "layers, period, blocks",
-    [
-        (4, 1, {"blocks": 4}),
-        (5, 2, {"blocks_0": 2, "blocks_1": 2, "rest_0": 1}),
-        (2, 3, {"rest_0": 1, "rest_1": 1}),
-    ],
+    tried(
+        [
+            (5, 2, {"blocks_0": 2, "blocks_1": 2, "rest_0": 1}),
+            (4, 1, {"blocks": 4}),
+            (2, 3, {"rest_0": 1, "rest_1": 1}),
+        ],
+        [(5, 2, {"blocks_0": 2, "blocks_1": 2, "rest_0": 1})],
+    ),
 )
 def test_scanned_unrolled_rematerialized_and_separate_are_equal(quickly, layers, period, blocks):
     x = normal(2, 6, 32)
@@ -207,7 +211,7 @@ def test_layers_repeat_the_period_in_its_order():
 
 
 @pytest.mark.parametrize("execution", ["scan", "unroll"])
-def test_taps_read_and_patch(execution):
+def test_taps_read_and_patch(quickly, execution):
     x = normal(2, 6, 32)
     module = repeating(execution=execution)
     params = run(module, None, x)

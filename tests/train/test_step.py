@@ -103,7 +103,7 @@ MESHES = [
     "name, sizes",
     tried(
         [(name, sizes) for name in MODELS for sizes in MESHES],
-        [("gpt2", MESHES[-1]), *(("llama", sizes) for sizes in MESHES)],
+        [("gpt2", MESHES[-1]), *(("llama", MESHES[i]) for i in (0, 2, 4, 5))],
     ),
     ids=str,
 )
