@@ -11,7 +11,10 @@ Files are CoNLL-U, whose columns have names (upos, xpos, deprel, ...), or have c
 or tabs between, told by number, -1 the last. Labels O, B-X and I-X are judged by F1 of entities,
 others by the accuracy of words; beside it stands that of each word's most frequent label. Without
 a knob `heldout`, a tenth of the sentences is held out. `test` names files that are judged at the
-end of the run alone.
+end of the run alone. With the knob `tfds`, a dataset's name, sentences are those of its `split`,
+`column` and `words` (tokens) are its fields, and `heldout` and `test` are other splits:
+
+    --config=configs/finetune/tag.py:tfds=conll2003,column=ner,heldout=dev,test=test
 
 `init` is a Hugging Face directory or a run of ours; without it, a model of the knobs `family` and
 `size`, or `width`, `layers` and `heads`, begins from nothing. `dropout` is that of the classifier
@@ -27,19 +30,29 @@ from ml_collections.config_dict import placeholder
 from lm_research.commands.config_flag import loaded
 from lm_research.config import parted
 
-OWN = dict(heldout="", test="", column="upos", words="", trunk_dropout=-1.0)
+OWN = dict(heldout="", test="", tfds="", split="train", column="upos", words="", trunk_dropout=-1.0)
 AT_THE_END = 10**9  # steps, which no run has
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Knobs: heldout, test (files); column, words; trunk_dropout; those of classify."""
-    knob, rest = parted(arg, "tfds", "split", **OWN)
+    """Knobs: heldout, test (files, or splits); tfds, split; column, words; trunk_dropout; others.
+
+    The others are those of classify.
+    """
+    knob, rest = parted(arg, **OWN)
     config = loaded(f"{Path(__file__).with_name('classify.py')}:{rest}").to_dict(
         preserve_field_references=True
     )
     column = lambda name: int(name) if name.lstrip("-").isdigit() else name
     columns = dict(column=column(knob.column), words=column(knob.words) if knob.words else None)
-    source = lambda paths: dict(kind="CoNLL", paths=paths, **columns)
+
+    def source(paths: object, split: str) -> dict:
+        if knob.tfds:
+            fields = dict(words=knob.words or "tokens", labels=knob.column)
+            named = dict(name=knob.tfds, split=split, data_dir=placeholder(str))
+            return dict(kind="TFDS", **named, fields=fields)
+        return dict(kind="CoNLL", paths=paths, **columns)
+
     heldout = config["evals"]["heldout"]
     evaluator = dict(kind="WordScores", every=heldout["every"], batch=64, part="heldout")
     config["model"]["pool"] = "each"
@@ -49,9 +62,9 @@ def get_config(arg: str = "") -> ConfigDict:
     del config["data"]["grouped"]
     config["data"].update(
         kind="LabelledWords",
-        source=source(placeholder(str)),
-        heldout=source(knob.heldout) if knob.heldout else 0.1,
-        others=dict(test=source(knob.test)) if knob.test else {},
+        source=source(placeholder(str), knob.split),
+        heldout=source(knob.heldout, knob.heldout) if knob.heldout else 0.1,
+        others=dict(test=source(knob.test, knob.test)) if knob.test else {},
     )
     config["evals"] = dict(heldout=evaluator)
     if knob.test:

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from lm_research.data.source import within
+from lm_research.data.source import plain, within
 from lm_research.errors import UserError
+
+NUMBERS = ("label", "labels", "id")  # what a record may have that is no text
+SEVERAL = ("words", "labels")  # and of which it has one for each word
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +25,8 @@ class TFDS:
       field: which feature is the `text`, where that is all that a record has.
       data_dir: where prepared data is; None is TFDS's own place.
       fields: what a record has, and the feature that it is in; None is `text` alone. Numbers of
-        classes become their names. With "all" a record is as TFDS has it.
+        classes, of a `label` or of each of `labels`, become their names. With "all" a record is as
+        TFDS has it.
       labels: names of classes that replace TFDS's own.
     """
 
@@ -53,20 +57,24 @@ class TFDS:
         Raises:
           UserError: it has no such field, or one that is no text where that is wanted.
         """
-        value = record.get(field)
-        # Mocks give arrays of no dimensions.
-        value = value.item() if hasattr(value, "item") else value
-        if isinstance(value, bytes):
-            value = value.decode()
-        if value is None or (name not in ("label", "id") and not isinstance(value, str)):
+        value = plain(record.get(field))
+        several = isinstance(value, list)
+        texts = name in NUMBERS or all(isinstance(v, str) for v in (value if several else [value]))
+        if value is None or several != (name in SEVERAL) or not texts:
             raise UserError(
                 f"the dataset {self.name} has no {name} in the field {field!r}; "
                 f"it has {', '.join(map(repr, record))}"
             )
+        if name == "labels":
+            return [self._label(one, field) for one in value]
+        return self._label(value, field) if name == "label" else value
+
+    def _label(self, value: Any, field: str) -> Any:
+        """The name of a class by its number; None of no class, as -1 is of an unlabelled record."""
         names = self.labels or self._names(field)
-        if name != "label" or not names or not isinstance(value, int):
+        if not names or not isinstance(value, int):
             return value
-        return names[value] if 0 <= value < len(names) else None  # -1 is an unlabelled record
+        return names[value] if 0 <= value < len(names) else None
 
     def _names(self, field: str) -> tuple[str, ...]:
         """Names of the classes of a field; none where it has none."""

@@ -59,10 +59,46 @@ class SmallReviews(tfds.core.GeneratorBasedBuilder):
             yield i, {"review": f"seen {i} times", "title": f"{i}", "stars": i % 2}
 
 
+class SmallSentences(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        label = tfds.features.ClassLabel(names=["O", "B-X"])
+        words = {"tokens": tfds.features.Text(), "ner": label}
+        features = {name: tfds.features.Sequence(one) for name, one in words.items()}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, manager):
+        return {"train": self._generate_examples(8), "test": self._generate_examples(3)}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            yield i, {"tokens": ["naïve", f"Ann{i}", "sat"], "ner": [0, 1, 0]}
+
+
+class SmallQuestions(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        texts = dict.fromkeys(("id", "question", "context"), tfds.features.Text())
+        answer = {"text": tfds.features.Text(), "answer_start": np.int32}
+        features = {**texts, "answers": tfds.features.Sequence(answer)}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, manager):
+        return {"train": self._generate_examples(8), "test": self._generate_examples(3)}
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            answers = [{"text": f"Ann{i}", "answer_start": 3}] if i % 3 else []
+            asked = {"question": "Who?", "context": f"It Ann{i} was."}
+            yield i, {"id": f"{count} {i}", **asked, "answers": answers}
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     directory = str(tmp_path_factory.mktemp("tfds"))
-    for kind in (SmallTexts, SmallPairs, SmallReviews):
+    for kind in (SmallTexts, SmallPairs, SmallReviews, SmallSentences, SmallQuestions):
         kind(data_dir=directory, file_format="array_record").download_and_prepare()
     return directory
 
@@ -102,9 +138,11 @@ def test_reads_pairs_and_names_of_classes(prepared):
 @pytest.mark.parametrize(
     "config, fields",
     [
-        ("classify", "text=review,label=stars"),
-        ("embed", "text=review,pair=title"),
-        ("summarize", "source=review,target=title"),
+        ("classify", "small_reviews,text=review,label=stars"),
+        ("embed", "small_reviews,text=review,pair=title"),
+        ("summarize", "small_reviews,source=review,target=title"),
+        ("tag", "small_sentences,column=ner"),
+        ("answer", "small_questions,length=32,question=8,stride=16"),
     ],
 )
 def test_configs_take_a_dataset_by_name(config, fields, prepared, tmp_path):
@@ -112,18 +150,20 @@ def test_configs_take_a_dataset_by_name(config, fields, prepared, tmp_path):
     from lm_research.train import loop
     from tests.test_configs import CONFIGS, files
 
-    knobs = f"tfds=small_reviews,{fields},vocab=300"
+    knobs = f"tfds={fields},vocab=300"
     for held, counts in [("", (7, 1)), (",split=train[2:],heldout=test", (6, 3))]:
         given = config_flag.loaded(f"{CONFIGS}/finetune/{config}.py:{knobs}{held}")
         files(given.data.source).data_dir = prepared
         if held:
             given.data.heldout.data_dir = prepared
         _, data = loop.prepare(given, tmp_path / f"run{len(held)}")
-        assert (data.facts["train_documents"], data.facts["heldout_documents"]) == counts
-        assert config != "classify" or data.classes == ("neg", "pos")
+        counted = "{}_questions" if config == "answer" else "{}_documents"
+        assert tuple(data.facts[counted.format(p)] for p in ("train", "heldout")) == counts
+        classes = {"classify": ("neg", "pos"), "tag": ("B-X", "O"), "answer": ("start", "end")}
+        assert data.classes == classes.get(config, ())
     if config == "classify":
         with pytest.raises(UserError, match="the knob 'tfds' is of another config"):
-            config_flag.loaded(f"{CONFIGS}/finetune/tag.py:{knobs}")
+            config_flag.loaded(f"{CONFIGS}/finetune/instruct.py:{knobs}")
 
 
 def test_reads_mocks(prepared):
