@@ -335,25 +335,50 @@ def damaged(runs: Runs) -> int:
     expected, _ = runs.expected()
     workdir = runs.new()
     process = runs.started(workdir)
-    saved = workdir / "checkpoints"
-    wanted = EVERY * runs.rng.randrange(2, STEPS // EVERY)
-    while process.poll() is None and not (saved / str(wanted)).exists():
-        time.sleep(0.02)
-    process.kill()
-    process.communicate()
-    newest = max((p for p in saved.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
-    files = [p for p in newest.rglob("*") if p.is_file() and p.stat().st_size]
-    chosen = runs.rng.choice(files)
-    content = bytearray(chosen.read_bytes())
-    how = runs.rng.choice(("flipped", "cut", "lost"))
-    if how == "flipped":
-        content[runs.rng.randrange(len(content))] ^= 1 << runs.rng.randrange(8)
-    elif how == "cut":
-        del content[runs.rng.randrange(len(content)) :]
-    chosen.write_bytes(content) if how != "lost" else chosen.unlink()
+    _saved_and_killed(runs, process, workdir)
+    _damage(runs.rng, workdir)
     finished(runs, workdir)
     same(workdir, expected)
     return 1
+
+
+def two_damaged(runs: Runs) -> int:
+    """Likewise, of a checkpoint that two processes wrote and read a half each of."""
+    halves = "--config.mesh.data=1", "--config.mesh.fsdp=2"
+    expected, _ = runs.expected(*halves, processes=2)
+    workdir = runs.new()
+    launcher = runs.together(workdir, *halves)
+    _saved_and_killed(runs, launcher, workdir)
+    _damage(runs.rng, workdir)
+    ended(runs.together(workdir, *halves), 0)
+    same(workdir, expected)
+    return 1
+
+
+def _saved_and_killed(runs: Runs, process: subprocess.Popen, workdir: Path) -> None:
+    """Waits for one of the later saves, and kills the process and those that it launched."""
+    wanted = workdir / "checkpoints" / str(EVERY * runs.rng.randrange(2, STEPS // EVERY))
+    while process.poll() is None and not wanted.exists():
+        time.sleep(0.02)
+    for pid in (process.pid, *children(process)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate()
+
+
+def _damage(rng: random.Random, workdir: Path) -> None:
+    """Flips a bit of a file of the newest checkpoint, cuts its end off, or deletes it."""
+    saved = (workdir / "checkpoints").iterdir()
+    newest = max((p for p in saved if p.name.isdigit()), key=lambda p: int(p.name))
+    files = [p for p in newest.rglob("*") if p.is_file() and p.stat().st_size]
+    chosen = rng.choice(sorted(files))
+    content = bytearray(chosen.read_bytes())
+    how = rng.choice(("flipped", "cut", "lost"))
+    if how == "flipped":
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    elif how == "cut":
+        del content[rng.randrange(len(content)) :]
+    chosen.write_bytes(content) if how != "lost" else chosen.unlink()
 
 
 def disk_full(runs: Runs) -> int:
@@ -393,8 +418,11 @@ def disk_full(runs: Runs) -> int:
 def spikes_and_kills(runs: Runs) -> int:
     """Batches whose loss leaps are skipped or gone back from, and the run is killed between."""
     policy = runs.rng.choice(("skip", "back"))
-    flags = (f"--config.divergence.policy={policy}", "--config.divergence.spike=1.5")
-    return killed(runs, *flags, "--config.divergence.limit=1000")
+    flags = [f"--config.divergence.policy={policy}", "--config.divergence.spike=1.5"]
+    flags += ["--config.divergence.limit=1000"]
+    # Saves by the clock, too, come at other steps in each run, and change nothing.
+    flags += ["--config.checkpoint.minutes=0.01"] if runs.rng.random() < 0.5 else []
+    return killed(runs, *flags)
 
 
 def stalled(runs: Runs) -> int:
@@ -429,6 +457,7 @@ FAULTS: dict[str, tuple[Callable[[Runs], int], int]] = {  # and how often each h
     "other_processes": (other_processes, 20),
     "other_mesh": (other_mesh, 20),
     "damaged": (damaged, 20),
+    "two_damaged": (two_damaged, 20),
     "disk_full": (disk_full, 20),
     "spikes_and_kills": (spikes_and_kills, 20),
     "stalled": (stalled, 20),
