@@ -1,10 +1,8 @@
 """Accuracy of words and F1 of entities, cut words among them."""
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from each_token import Each, drawn
 
 from lm_research import mesh
 from lm_research.data import Bytes, LabelledWords, Memory
@@ -12,29 +10,8 @@ from lm_research.errors import UserError
 from lm_research.evals import WordScores
 from lm_research.evals.word_scores import chunked, judged
 from lm_research.infer.tag import tag
-from lm_research.layers import Output
 from lm_research.models import BERT, Classifier
 from lm_research.objectives import Classify, Tag
-
-
-class Each(nn.Module):
-    """Scores of each token, from it and those before it."""
-
-    classes: tuple[str, ...]
-    vocab: int = 300
-    pool, context = "each", None  # no attributes
-
-    @nn.compact
-    def __call__(self, tokens, *, mask=None):
-        x = nn.Embed(self.vocab, 8, embedding_init=nn.initializers.normal(1.0))(tokens)
-        x = x + jnp.cumsum(x, 1) / 4
-        return Output(x, None, scores=nn.Dense(len(self.classes))(x))
-
-
-def drawn(model):
-    """Its parameters."""
-    return jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-
 
 CLASSES = ("B-A", "B-B", "I-A", "I-B", "O")
 

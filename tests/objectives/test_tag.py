@@ -1,38 +1,18 @@
 """Labels of words and ends of answers, by hand and beside PyTorch."""
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from each_token import Each
+from each_token import drawn as params_of
 
-from lm_research.layers import Output
 from lm_research.models import BERT, Classifier, FastText
 from lm_research.objectives import Classify, Span, Tag
 from lm_research.objectives.read import read
 
 WORDS = [([3, 1, 4, 1, 5], [-1, 2, -1, 0, -1]), ([9, 2], [1, 2]), ([6], [-1])]
 SPANS = [([3, 1, 4, 1, 5], 2, 3), ([9, 2], 0, 0), ([6, 7, 8], 1, 2)]
-
-
-class Each(nn.Module):
-    """Scores of each token, from it and those before it."""
-
-    classes: tuple[str, ...]
-    vocab: int = 300
-    pool, context = "each", None  # no attributes
-
-    @nn.compact
-    def __call__(self, tokens, *, mask=None):
-        x = nn.Embed(self.vocab, 8, embedding_init=nn.initializers.normal(1.0))(tokens)
-        x = x + jnp.cumsum(x, 1) / 4
-        return Output(x, None, scores=nn.Dense(len(self.classes))(x))
-
-
-def params_of(model):
-    """Its parameters."""
-    return jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
 
 
 @pytest.fixture(scope="module")
