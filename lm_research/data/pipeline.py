@@ -118,11 +118,12 @@ class Plan:
         return self.objective.example(record, rng)
 
     def _shifts(self, epochs: np.ndarray) -> np.ndarray:
-        """How far each epoch moves its windows, so that a text is cut at other places."""
-        if not self.shuffle or not epochs.any():
+        """How far the epoch of each example moves its windows, so that texts are cut elsewhere."""
+        if not self.shuffle or not hasattr(self.source, "gather"):
             return np.zeros_like(epochs)
         size = getattr(self.source, "length", 1)
-        return np.array([permuted(0, size, self.seed, e) if e else 0 for e in epochs.tolist()])
+        shifts = permuted(np.zeros_like(epochs), size, self.seed, epochs)
+        return np.where(epochs > 0, shifts, 0)
 
 
 class Batches:

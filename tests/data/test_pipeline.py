@@ -84,6 +84,23 @@ def test_later_epochs_cut_the_text_elsewhere_and_hold_the_same_tokens(windows):
     assert (batches[0][1]["tokens"] == windows.gather(order[0])["tokens"]).all()
     second, third = (set(map(bytes, batches[i][1]["tokens"])) for i in (1, 2))
     assert second != third and second != set(map(bytes, batches[0][1]["tokens"]))
+    shift = int(permuted(0, windows.length, 3, 1))
+    moved = windows.gather(order[1], np.full(size, shift))["tokens"]
+    assert shift and (batches[1][1]["tokens"] == moved).all()
+
+
+def test_a_batch_of_a_later_epoch_costs_no_more(windows, monkeypatch):
+    """However many examples it has; and records that are not moved ask for no shifts."""
+    calls = []
+    counted = lambda *given: calls.append(given) or permuted(*given)
+    monkeypatch.setattr(pipeline, "permuted", counted)
+    records = Memory([{"tokens": np.array([i])} for i in range(12)])
+    for source, most in ((windows, 2), (records, 1)):
+        plan = pipeline.Plan(source, Noisy(), seed=3, size=len(source))
+        for number in (0, 4):
+            calls.clear()
+            plan.batch(number)
+            assert len(calls) <= most, number
 
 
 def test_stops(windows):
