@@ -49,7 +49,6 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config["model"]["pool"] = "each"
     config["objective"] = dict(kind="Span", length=config["objective"]["length"])
-    del config["data"]["grouped"]
     config["data"].update(
         kind="Questions",
         source=source(placeholder(str), knob.split),

@@ -59,7 +59,6 @@ def get_config(arg: str = "") -> ConfigDict:
     if knob.trunk_dropout >= 0:
         config["model"]["trunk"]["dropout"] = knob.trunk_dropout
     config["objective"] = dict(kind="Tag", length=config["objective"]["length"], smoothing=0.0)
-    del config["data"]["grouped"]
     config["data"].update(
         kind="LabelledWords",
         source=source(placeholder(str), knob.split),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lm_research import log
+from lm_research.config import at_least
 from lm_research.data import shards
 from lm_research.data import tokenizer as tokenizers
 from lm_research.data.conll import CoNLL
@@ -117,6 +118,7 @@ class LabelledWords(Preparing):
       classes: names of the labels in their order; None is those of the train part, sorted.
       shuffle: whether sentences come in random order.
       others: further sources to be judged by, under names of their own.
+      grouped: see `Labelled`.
     """
 
     source: Source
@@ -125,9 +127,11 @@ class LabelledWords(Preparing):
     classes: tuple[str, ...] | None = None
     shuffle: bool = True
     others: Mapping[str, Source] = dataclasses.field(default_factory=dict)
+    grouped: int = 1
 
     def __post_init__(self):
         check_parts(self.heldout, self.others)
+        at_least(self, "data", 1, "grouped")
 
     def prepared(self, directory: Path, length: int) -> Prepared:
         """What `prepare` left in a directory, whatever has become of the sentences since.

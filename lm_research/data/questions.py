@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lm_research import log
+from lm_research.config import at_least
 from lm_research.data import shards
 from lm_research.data import tokenizer as tokenizers
 from lm_research.data.frame import PairFrame
@@ -194,6 +195,7 @@ class Questions(Preparing):
       stride: tokens that a window begins after the one before it.
       shuffle: whether windows come in random order.
       others: further sources to be judged by, under names of their own.
+      grouped: see `Labelled`.
     """
 
     source: Source
@@ -203,12 +205,11 @@ class Questions(Preparing):
     stride: int = 128
     shuffle: bool = True
     others: Mapping[str, Source] = dataclasses.field(default_factory=dict)
+    grouped: int = 1
 
     def __post_init__(self):
         check_parts(self.heldout, self.others)
-        for name in ("question", "stride"):
-            if getattr(self, name) < 1:
-                raise UserError(f"data.{name} is {getattr(self, name)}; it takes 1 or more")
+        at_least(self, "data", 1, "question", "stride", "grouped")
 
     def prepared(self, directory: Path, length: int) -> Prepared:
         """What `prepare` left in a directory, whatever has become of the texts since.

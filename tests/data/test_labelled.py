@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from lm_research.data import Bytes, Labelled, Memory, Table, Words
+from lm_research.data import Bytes, Labelled, LabelledWords, Memory, Questions, Table, Words
 from lm_research.errors import UserError
 
 ROWS = [("a good film", "good"), ('it is "bad"', "bad"), ("so so", "good"), ("no", "bad")]
@@ -195,9 +195,10 @@ def test_pairs_that_are_none_are_refused(tmp_path, change, numeric, words):
         data.prepare(tmp_path, 16)
 
 
-def test_groups_are_counted(tmp_path):
+@pytest.mark.parametrize("kind", [Labelled, LabelledWords, Questions])
+def test_groups_are_counted(kind):
     with pytest.raises(UserError, match=r"data.grouped is 0; it takes a number from 1 on"):
-        Labelled(Memory(PAIRS), Bytes(), grouped=0)
+        kind(Memory(PAIRS), Bytes(), grouped=0)
 
 
 def test_pairs_and_texts_do_not_mix(tmp_path):
