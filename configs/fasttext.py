@@ -32,17 +32,20 @@ def get_config(arg: str = "") -> ConfigDict:
         buckets=2**18,
         length=128,
         batch=512,
-        steps=2000,
+        epochs=3.0,
+        steps=0,  # in place of epochs
         peak=0.01,
         dropout=0.0,
         decay=0.0,
-        epsilon=1e-8,
+        epsilon=1e-4,  # so that rare n-grams, whose gradients are small, move little
         lowercase=True,
     )
     column = lambda name: int(name) if name.isdigit() else name
     columns = dict(text=column(knob.text), label=column(knob.label))
     heldout = dict(kind="Table", paths=knob.heldout, columns=columns) if knob.heldout else 0.1
     characters = (knob.least, knob.most) if knob.least else None
+    often = lambda parts: max(1, knob.steps // parts) if knob.steps else 1 / parts
+    size = dict(size=knob.batch, microbatches=1, steps_per_dispatch=10)
     return ConfigDict(
         dict(
             model=dict(
@@ -78,14 +81,14 @@ def get_config(arg: str = "") -> ConfigDict:
                 b2=0.999,
                 clip=None,
             ),
-            evals=dict(heldout=dict(kind="HeldOut", every=max(1, knob.steps // 10))),
+            evals=dict(heldout=dict(kind="HeldOut", every=often(10))),
             mesh=dict(data=-1, fsdp=1, tensor=1),
             seed=0,
-            steps=knob.steps,
-            batch=dict(size=knob.batch, microbatches=1, steps_per_dispatch=10),
+            steps=knob.steps or placeholder(int),
+            batch=size if knob.steps else dict(size, epochs=knob.epochs),
             init=placeholder(str),
             resume="same",
-            checkpoint=dict(every=max(1, knob.steps // 2), keep=1),
+            checkpoint=dict(every=often(2), keep=1),
             log=dict(every=10, tensorboard=True, samples=dict(every=0)),
         )
     )

@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"
 COLUMNS = "text=text,label=category"
 COSTS = (0.5, 1.0, 2.0, 4.0)
-WORDS = "order=2,least=3,most=5,length=512,width=64,batch=128,buckets=65536"
+WORDS = "order=2,least=3,most=5,length=512,width=64,batch=128,buckets=65536,epsilon=1e-8"
 FASTTEXT = (
     f"{WORDS},steps=600,peak=0.02",
     f"{WORDS},steps=1000,peak=0.02",

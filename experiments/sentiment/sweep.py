@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"
 SIZE = "family=modernbert,width=256,layers=4,heads=4"
 BAGS = {  # knobs of fastText, chosen on the development parts
-    "sst2": "order=2,width=32",
+    "sst2": "order=2,width=32,steps=400,epsilon=1e-4",
     "imdb": "order=2,width=32,length=1024,batch=128,steps=1500,peak=0.005",
 }
 TUNED = {"sst2": "length=64,batch=32,epochs=3", "imdb": "length=256,batch=32,epochs=4"}
