@@ -187,7 +187,7 @@ def main() -> None:
         found.append(measured(name, workdir, options))
         print({k: v for k, v in found[-1].items() if k != "curve"}, flush=True)
     options.output.mkdir(parents=True, exist_ok=True)
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
+    settings = {k: v for k, v in vars(options).items() if not isinstance(v, Path)}
     results = {"settings": settings, "versions": {"jax": jax.__version__}, "rows": found}
     (options.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     (options.output / "report.md").write_text(report(found, options))
