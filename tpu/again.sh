@@ -16,8 +16,8 @@ pass() {
   kill -s "$1" "$child" 2> /dev/null
   kill -s CONT "$child" 2> /dev/null # one that is frozen hears nothing before
 }
-# thaw PID: until it has ended.
-thaw() {
+# watch PID: kills it when it has been frozen for a minute; until it has ended.
+watch() {
   local frozen=0
   while kill -0 "$1"; do
     sleep 10
@@ -30,7 +30,7 @@ trap 'pass INT' INT
 for ((count = 0; ; count++)); do
   "$@" &
   child=$!
-  thaw "$child" > /dev/null 2>&1 &
+  watch "$child" > /dev/null 2>&1 &
   while true; do
     wait "$child"
     status=$?

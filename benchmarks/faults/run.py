@@ -176,6 +176,14 @@ def children(process: subprocess.Popen) -> list[int]:
     return [int(pid) for pid in path.read_text().split()] if path.exists() else []
 
 
+def gone(process: subprocess.Popen) -> None:
+    """Kills a process and those that it launched."""
+    for pid in (process.pid, *children(process)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate()
+
+
 def nap(rng: random.Random, process: subprocess.Popen, most: float) -> None:
     """Waits for a random time, or until the process has ended."""
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -196,8 +204,7 @@ def killed(runs: Runs, *more: str) -> int:
         nap(runs.rng, process, 1.05 * seconds)
         if process.poll() is not None:
             break
-        process.kill()
-        process.communicate()
+        gone(process)
         kills += 1
     finished(runs, workdir, *more)
     same(workdir, expected)
@@ -214,8 +221,7 @@ def killed_in_a_save(runs: Runs) -> int:
     while process.poll() is None and len(seen) <= chosen:
         seen |= {p.name for p in (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*")}
     time.sleep(runs.rng.uniform(0, 0.05))
-    process.kill()
-    process.communicate()
+    gone(process)
     finished(runs, workdir)
     same(workdir, expected)
     return 1
@@ -323,8 +329,7 @@ def other_mesh(runs: Runs) -> int:
     ]
     process = runs.started(workdir, *flags, *laid(first), devices=8)
     nap(runs.rng, process, 2 * seconds)
-    process.kill()
-    process.communicate()
+    gone(process)
     finished(runs, workdir, *flags, *laid(second), devices=8)
     same(workdir, expected, None if flags else 2e-4)
     return 1
@@ -360,10 +365,7 @@ def _saved_and_killed(runs: Runs, process: subprocess.Popen, workdir: Path) -> N
     wanted = workdir / "checkpoints" / str(EVERY * runs.rng.randrange(2, STEPS // EVERY))
     while process.poll() is None and not wanted.exists():
         time.sleep(0.02)
-    for pid in (process.pid, *children(process)):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.communicate()
+    gone(process)
 
 
 def _damage(rng: random.Random, workdir: Path) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm_research.commands.config_flag import loaded
+from lm_research.commands.config_flag import dataset, loaded
 from lm_research.config import parted
 
 OWN = dict(heldout="", tfds="", split="train", question=64, stride=128, longest=30)
@@ -43,8 +43,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     def source(paths: object, split: str) -> dict:
         if knob.tfds:
-            named = dict(name=knob.tfds, split=split, data_dir=placeholder(str))
-            return dict(kind="TFDS", **named, fields="all")
+            return dataset(knob.tfds, split, "all")
         return dict(kind="SQuAD", paths=paths)
 
     config["model"]["pool"] = "each"

@@ -23,7 +23,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm_research.commands.config_flag import loaded
+from lm_research.commands.config_flag import dataset, loaded
 from lm_research.config import parted
 
 OWN = dict(heldout="", test="", flawed=False, tfds="")
@@ -39,7 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     def source(paths, split: str) -> dict:
         if knob.tfds:
-            return dict(kind="TFDS", name=knob.tfds, split=split, fields="all")
+            return dataset(knob.tfds, split, "all")
         return dict(kind="MultipleChoice", paths=paths, flawed=flawed)
 
     given = knob.heldout or knob.tfds

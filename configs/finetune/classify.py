@@ -29,6 +29,7 @@ With `layerwise=0.9`, each layer learns at 0.9 of the rate of the layer after it
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from lm_research.commands.config_flag import dataset
 from lm_research.config import knobs, known
 from lm_research.models.sizes import ENCODER_DECODERS, ENCODERS, sized
 
@@ -71,8 +72,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     def source(paths: object, split: str) -> dict:
         if knob.tfds:
-            named = dict(name=knob.tfds, split=split, data_dir=placeholder(str))
-            return dict(kind="TFDS", **named, fields=columns)
+            return dataset(knob.tfds, split, columns)
         return dict(kind="Table", paths=paths, columns=columns)
 
     heldout = source(knob.heldout, knob.heldout) if knob.heldout else 0.1

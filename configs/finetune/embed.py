@@ -28,7 +28,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm_research.commands.config_flag import loaded
+from lm_research.commands.config_flag import dataset, loaded
 from lm_research.config import parted
 from lm_research.errors import UserError
 
@@ -63,8 +63,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     def source(paths: object, split: str) -> dict:
         if knob.tfds:
-            named = dict(name=knob.tfds, split=split, data_dir=placeholder(str))
-            return dict(kind="TFDS", **named, fields=columns)
+            return dataset(knob.tfds, split, columns)
         if not knob.pair:
             field = {} if knob.text.isdigit() else dict(field=knob.text)
             return dict(kind="TextFiles", paths=paths, separator="\n", **field)

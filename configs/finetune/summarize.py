@@ -21,6 +21,7 @@ The run keeps the parameters whose summaries have the best ROUGE-L.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from lm_research.commands.config_flag import dataset
 from lm_research.config import knobs
 
 
@@ -52,9 +53,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
     def source(paths: object, split: str) -> dict:
         if knob.tfds:
-            named = dict(name=knob.tfds, split=split, data_dir=placeholder(str))
             fields = dict(source=knob.source, target=knob.target)
-            return dict(kind="TFDS", **named, fields=fields)
+            return dataset(knob.tfds, split, fields)
         return dict(kind="Pairs", paths=paths, fields=(knob.source, knob.target))
 
     heldout = source(knob.heldout, knob.heldout) if knob.heldout else 0.1

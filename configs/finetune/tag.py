@@ -27,7 +27,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm_research.commands.config_flag import loaded
+from lm_research.commands.config_flag import dataset, loaded
 from lm_research.config import parted
 
 OWN = dict(heldout="", test="", tfds="", split="train", column="upos", words="", trunk_dropout=-1.0)
@@ -49,8 +49,7 @@ def get_config(arg: str = "") -> ConfigDict:
     def source(paths: object, split: str) -> dict:
         if knob.tfds:
             fields = dict(words=knob.words or "tokens", labels=knob.column)
-            named = dict(name=knob.tfds, split=split, data_dir=placeholder(str))
-            return dict(kind="TFDS", **named, fields=fields)
+            return dataset(knob.tfds, split, fields)
         return dict(kind="CoNLL", paths=paths, **columns)
 
     heldout = config["evals"]["heldout"]

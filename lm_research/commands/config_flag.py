@@ -4,8 +4,9 @@ import re
 import sys
 import traceback
 import types
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -91,6 +92,11 @@ def loaded(argument: str) -> ConfigDict:
                 if field not in section:
                     section[field] = placeholder(value) if isinstance(value, type) else value
     return config
+
+
+def dataset(name: str, split: str, fields: Mapping[str, str] | Literal["all"]) -> dict[str, Any]:
+    """The section of a source that is a dataset of TFDS; `data_dir` is for the user to say."""
+    return dict(kind="TFDS", name=name, split=split, data_dir=placeholder(str), fields=fields)
 
 
 def check(config: ConfigDict, field: str, value: str | None, following: str) -> None:

@@ -119,7 +119,7 @@ class Plan:
 
     def _shifts(self, epochs: np.ndarray) -> np.ndarray:
         """How far the epoch of each example moves its windows, so that texts are cut elsewhere."""
-        if not self.shuffle or not hasattr(self.source, "gather"):
+        if not self.shuffle or not epochs.any() or not hasattr(self.source, "gather"):
             return np.zeros_like(epochs)
         size = getattr(self.source, "length", 1)
         shifts = permuted(np.zeros_like(epochs), size, self.seed, epochs)

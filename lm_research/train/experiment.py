@@ -305,12 +305,18 @@ def drop_unset(section: Any) -> Any:
         return (
             {k: drop_unset(v) for k, v in section.items()} if isinstance(section, dict) else section
         )
-    make = CONTENTS.get(section["kind"])
-    parameters = {} if make is None else inspect.signature(make).parameters
+    parameters = _parameters(section)
     replaces = lambda name: (
         name in parameters and parameters[name].default not in (None, inspect.Parameter.empty)
     )
     return {k: drop_unset(v) for k, v in section.items() if v is not None or replaces(k)}
+
+
+def _parameters(section: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]:
+    """Those of what a section names; none where it names nothing that is known."""
+    kind = section.get("kind")
+    make = CONTENTS.get(kind) if isinstance(kind, str) else None
+    return {} if make is None else inspect.signature(make).parameters
 
 
 def part(given: Mapping[str, Any], name: str) -> Any:
@@ -351,10 +357,7 @@ def _with_defaults(value: Any) -> Any:
         return [_with_defaults(item) for item in value]
     if not isinstance(value, Mapping):
         return value
-    kind = value.get("kind")
-    make = CONTENTS.get(kind) if isinstance(kind, str) else None
-    parameters = {} if make is None else inspect.signature(make).parameters
-    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    defaults = {name: parameter.default for name, parameter in _parameters(value).items()}
     plain = {k: v for k, v in defaults.items() if isinstance(v, bool | int | float | str | None)}
     return plain | {name: _with_defaults(item) for name, item in value.items()}
 

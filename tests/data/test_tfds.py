@@ -166,6 +166,15 @@ def test_configs_take_a_dataset_by_name(config, fields, prepared, tmp_path):
             config_flag.loaded(f"{CONFIGS}/finetune/instruct.py:{knobs}")
 
 
+def test_a_config_of_a_dataset_lets_its_place_be_said():
+    from lm_research.commands import config_flag
+    from tests.test_configs import CONFIGS
+
+    given = config_flag.loaded(f"{CONFIGS}/finetune/choose.py:tfds=ai2_arc/ARC-Easy")
+    config_flag.check(given, "data.source.data_dir", "prepared", "")
+    config_flag.check(given, "data.heldout.data_dir", "prepared", "")
+
+
 def test_reads_mocks(prepared):
     with tfds.testing.mock_data(num_examples=3):
         source = TFDS("small_texts", "train", data_dir=prepared)

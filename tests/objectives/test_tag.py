@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from each_token import Each
-from each_token import drawn as params_of
+from each_token import Each, drawn
 
 from lm_research.models import BERT, Classifier, FastText
 from lm_research.objectives import Classify, Span, Tag
@@ -16,9 +15,9 @@ SPANS = [([3, 1, 4, 1, 5], 2, 3), ([9, 2], 0, 0), ([6, 7, 8], 1, 2)]
 
 
 @pytest.fixture(scope="module")
-def drawn():
-    models = {"Tag": Each(("a", "b", "c")), "Span": Each(("start", "end"))}
-    return {name: (model, params_of(model)) for name, model in models.items()}
+def models():
+    kinds = {"Tag": Each(("a", "b", "c")), "Span": Each(("start", "end"))}
+    return {name: (model, drawn(model)) for name, model in kinds.items()}
 
 
 def batch(objective):
@@ -55,9 +54,9 @@ def test_examples_of_eight_tokens_by_hand():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_labels_of_words(drawn, smoothing):
+def test_labels_of_words(models, smoothing):
     """As users of PyTorch write it: -100 where nothing is to be told."""
-    objective, (model, params) = Tag(8, smoothing), drawn["Tag"]
+    objective, (model, params) = Tag(8, smoothing), models["Tag"]
     rows = batch(objective)
     measured, _ = totalled(objective, model, params, rows)
     scores = torch.tensor(np.array(read(model, params, rows)))
@@ -70,9 +69,9 @@ def test_labels_of_words(drawn, smoothing):
     assert np.isclose(measured["accuracy"].value(), right)
 
 
-def test_ends_of_answers(drawn):
+def test_ends_of_answers(models):
     """As `transformers` has it, but that padding is no place to begin or end."""
-    objective, (model, params) = Span(8), drawn["Span"]
+    objective, (model, params) = Span(8), models["Span"]
     rows = batch(objective)
     measured, _ = totalled(objective, model, params, rows)
     scores = torch.tensor(np.array(read(model, params, rows)))
@@ -88,8 +87,8 @@ def test_ends_of_answers(drawn):
 
 
 @pytest.mark.parametrize("objective", [Tag(8), Span(8)], ids=["Tag", "Span"])
-def test_microbatches_add_up(drawn, adds_up, objective):
-    model, params = drawn[type(objective).__name__]
+def test_microbatches_add_up(models, adds_up, objective):
+    model, params = models[type(objective).__name__]
     rows = {name: np.concatenate([x, x[:1]]) for name, x in batch(objective).items()}
     rows["weights"][2] = 0
     adds_up(lambda rows: totalled(objective, model, params, rows), rows, 2)
