@@ -82,7 +82,9 @@ def measured(name: str, options: argparse.Namespace, data: Path) -> dict[str, An
     facts = log.stored_facts(workdir)
     return {
         "minutes": round(minutes, 1),
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "step": rows[-1]["step"],
         "steps": json.loads((workdir / "config.json").read_text())["steps"],
         "parameters": facts["parameters"],
@@ -108,7 +110,7 @@ def report(results: dict[str, Any]) -> str:
         )
         records = "all" if own["limit"] is None else f"first {own['limit']}"
         lines.append(
-            f"| {name} | {own['minutes']:.1f} of {own['cores']} cores | {own['step']:,} of "
+            f"| {name} | {own['minutes']:.1f}, cores: {own['cores']} | {own['step']:,} of "
             f"{own['steps']:,} | {own['parameters']:,} | {own['init'] or 'nothing'} | {records} "
             f"| {told} |"
         )
