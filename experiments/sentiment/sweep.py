@@ -1,8 +1,8 @@
 """Sentiment of SST-2 and IMDB: bags of words, and an encoder of our own, trained more or less.
 
-    LM_RESEARCH_DATA=DIR python experiments/sentiment/sweep.py --only svm fasttext --workdir=runs
-    LM_RESEARCH_DATA=DIR python experiments/sentiment/sweep.py --workdir=runs \
-        --pretrain_minutes=60 --minutes=20
+    LM_RESEARCH_DATA=DIR python experiments/sentiment/sweep.py --only svm fasttext
+    LM_RESEARCH_DATA=DIR python experiments/encoder.py --workdir=runs/encoder
+    LM_RESEARCH_DATA=DIR python experiments/sentiment/sweep.py --encoder=runs/encoder --minutes=20
 
 Runs are kept in --workdir and go on where they stopped, until they have been trained for so many
 minutes in all; rows that are finished are not made again. Writes results.json and report.md beside
@@ -24,12 +24,11 @@ from lm_research import log
 from lm_research.commands import config_flag
 from lm_research.data import Memory, Table
 from lm_research.data.prepare import held_out
-from lm_research.study.runs import evaluated
+from lm_research.study.runs import evaluated, spent
 from lm_research.train import loop
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"
-SIZE = "family=modernbert,width=256,layers=4,heads=4"
 BAGS = {  # knobs of fastText, chosen on the development parts
     "sst2": "order=2,width=32,steps=400,epsilon=1e-4",
     "imdb": "order=2,width=32,length=1024,batch=128,steps=1500,peak=0.005",
@@ -168,29 +167,14 @@ def made(row: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
         knobs = BAGS[name]
         config = configured("fasttext.py", f"{columns},{knobs}", parts["train"])
     else:
-        encoder = pretrained(options)
         knobs = f"{TUNED[name]},{HOW[row][0]},patience=3,evaluations=1"
         knobs += f",{options.knobs}" if options.knobs else ""
-        given = dict(init=encoder, **{"model.pool": "mean", "data.grouped": 50})
-        config = configured(
-            "finetune/classify.py", f"{columns},{SIZE},{knobs}", parts["train"], **given
-        )
-    spent, finished = trained(config, run, minutes)
+        given = dict(init=options.encoder, **{"model.pool": "mean", "data.grouped": 50})
+        config = configured("finetune/classify.py", f"{columns},{knobs}", parts["train"], **given)
+    taken, finished = trained(config, run, minutes)
     judged = lambda part: evaluated(run, f"--paths={parts[part]}", "--batch=64")[0]["accuracy"]
     score = {part: judged(part) for part in ("dev", "test")}
-    return {**score, "minutes": spent, "finished": finished, "knobs": knobs}
-
-
-def pretrained(options: argparse.Namespace) -> Path:
-    """An encoder that has filled in hidden tokens of IMDB's unlabelled reviews for so long."""
-    run, text = options.workdir / "encoder", options.workdir / "imdb-unsup.jsonl"
-    if not text.is_file():
-        archive = Path(os.environ["LM_RESEARCH_DATA"]) / "imdb" / "aclImdb_unsup.tar.xz"
-        write(text, [{"text": review} for _, review in reviews(archive, "unsup")])
-    knobs = f"{SIZE},source=text,vocab=8192,length=128,batch=32,peak=1e-3,dtype=float32"
-    knobs += f",steps={options.pretrain_steps}"
-    trained(configured("bert.py", knobs, text), run, options.pretrain_minutes)
-    return run
+    return {**score, "minutes": taken, "finished": finished, "knobs": knobs}
 
 
 def report(results: dict[str, Any]) -> str:
@@ -207,10 +191,8 @@ def report(results: dict[str, Any]) -> str:
             wall, cores = found["minutes"]
             minutes = f"{wall:.1f}{more} | {cores:.1f}"
             lines.append(f"| {ROWS[row]} | {both} | {minutes} | `{found['knobs']}` |")
-    if (spent := results.get("pretrain_minutes")) is not None:
-        wall, cores = spent
-        told = f"{wall:.0f} minutes, {cores:.0f} of all cores (`{SIZE}`)"
-        lines += ["", f"The encoder was pretrained for {told}."]
+    if "encoder" in results:
+        lines += ["", f"The encoder (`experiments/encoder.py`) had {results['encoder']}."]
     return "\n".join([*lines, ""])
 
 
@@ -219,9 +201,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=ROWS, nargs="*", default=list(ROWS), help="rows")
     parser.add_argument("--sets", choices=SETS, nargs="*", default=list(SETS))
-    parser.add_argument("--pretrain_minutes", type=float, default=60.0, help="of the encoder")
-    parser.add_argument("--pretrain_steps", type=int, default=20_000, help="at most")
-    parser.add_argument("--minutes", type=float, default=30.0, help="of each other training")
+    parser.add_argument("--encoder", type=Path, default=Path("runs/encoder"))
+    parser.add_argument("--minutes", type=float, default=30.0, help="of each training")
     parser.add_argument("--knobs", default="", help="of configs/finetune/classify.py, for all rows")
     parser.add_argument("--workdir", type=Path, default=Path("runs/sentiment"))
     parser.add_argument("--output", type=Path, default=HERE)
@@ -235,9 +216,8 @@ def main() -> None:
                 continue
             own[row] = made(row, name, options)
             print(name, row, own[row], flush=True)
-            spent = options.workdir / "encoder" / "minutes.json"
-            if spent.is_file():
-                results["pretrain_minutes"] = json.loads(spent.read_text())
+            if row in HOW:
+                results["encoder"] = spent(options.encoder)
             log.write_text(stored, json.dumps(results, indent=1) + "\n")
             log.write_text(options.output / "report.md", report(results))
 

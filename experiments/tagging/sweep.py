@@ -1,56 +1,28 @@
 """Parts of speech of English EWT: from scratch, and after pretraining an encoder of our own.
 
-    LM_RESEARCH_DATA=DIR python experiments/tagging/sweep.py --seeds 0 1 2 --workdir=runs
+    LM_RESEARCH_DATA=DIR python experiments/encoder.py --workdir=runs/encoder
+    LM_RESEARCH_DATA=DIR python experiments/tagging/sweep.py --seeds 0 1 2 --encoder=runs/encoder
     LM_RESEARCH_DATA=DIR python experiments/tagging/sweep.py --only=scratch --minutes=20
 
 Runs are kept in --workdir and go on where they stopped; --minutes are those of each training, in
-all. The text to pretrain on is the treebank's own training sentences and IMDB's unlabelled reviews,
-with words and punctuation apart as the treebank has them. Writes results.json and report.md beside
-this file.
+all. Writes results.json and report.md beside this file.
 """
 
 import argparse
-import itertools
 import json
 import os
-import re
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lm_research import log
-from lm_research.data import CoNLL
 from lm_research.study.runs import evaluated, trained
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"
 SIZE = "family=modernbert,width=128,layers=3,heads=4,dtype=float32"
 TAGGED = "length=128,batch=32,peak=2e-3,dropout=0.3,trunk_dropout=0.1,patience=100,evaluations=1"
-# As treebanks cut words: do n't, cat 's, and punctuation by itself.
-WORD = re.compile(r"\w+(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|\w+|[^\w\s]", re.IGNORECASE)
-REVIEWS = 20_000
-
-
-def texts(data: Path) -> Iterator[str]:
-    """The treebank's training sentences, and reviews that look like them."""
-    for record in CoNLL(str(data / "ud" / "en_ewt-ud-train.conllu.gz")):
-        yield " ".join(record["words"])
-    with tarfile.open(data / "imdb" / "aclImdb_unsup.tar.xz") as archive:
-        reviews = (member for member in archive if member.name.endswith(".txt"))
-        for member in itertools.islice(reviews, REVIEWS):
-            review = archive.extractfile(member).read().decode().replace("<br />", " ")
-            yield " ".join(WORD.findall(review))
-
-
-def corpus(data: Path, path: Path) -> Path:
-    """Text to pretrain on, a line of JSON each, written once."""
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(path, "".join(json.dumps({"text": text}) + "\n" for text in texts(data)))
-    return path
 
 
 def report(results: dict[str, Any]) -> str:
@@ -77,8 +49,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--minutes", type=float, default=30.0, help="of each training")
     parser.add_argument("--epochs", type=float, default=10.0, help="of tagging")
-    parser.add_argument("--steps", type=int, default=6000, help="of pretraining")
-    parser.add_argument("--workdir", type=Path, default=Path("runs"))
+    parser.add_argument("--encoder", type=Path, default=Path("runs/encoder"))
+    parser.add_argument("--workdir", type=Path, default=Path("runs/tagging"))
     options = parser.parse_args()
     data = Path(os.environ["LM_RESEARCH_DATA"])
     part = lambda name: data / "ud" / f"en_ewt-ud-{name}.conllu.gz"
@@ -87,13 +59,7 @@ def main() -> None:
     for name in options.only:
         begins = []
         if name == "pretrained":
-            text = corpus(data, options.workdir / "text.jsonl")
-            config = (
-                f"{CONFIGS}/pretrain.py:{SIZE},length=128,batch=32,peak=2e-3,steps={options.steps}"
-            )
-            fields = f"--config.data.source.paths={text}"
-            trained(options.workdir / "encoder", options.minutes, config, fields)
-            begins = [f"--config.init={options.workdir / 'encoder'}"]
+            begins = [f"--config.init={options.encoder}"]
         for seed in options.seeds:
             workdir = options.workdir / f"{name}-{seed}"
             files = f"heldout={part('dev')},test={part('test')},epochs={options.epochs}"

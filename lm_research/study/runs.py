@@ -42,6 +42,12 @@ def trained(workdir: Path, minutes: float, config: str, *fields: str) -> float:
     return total
 
 
+def spent(workdir: Path) -> str:
+    """How long a run has been trained, in all calls of `trained`: `2,000 steps, 67 minutes`."""
+    minutes = json.loads((workdir / "minutes.json").read_text())
+    return f"{log.rows(workdir)[-1]['step']:,} steps, {minutes:.0f} minutes"
+
+
 def evaluated(workdir: Path, *flags: str) -> tuple[dict[str, float], list[str]]:
     """What `evaluate` prints of a run, given such flags as `--part=test`.
 

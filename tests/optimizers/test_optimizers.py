@@ -74,6 +74,20 @@ def test_adamw_first_step_by_hand():
     np.testing.assert_allclose(kernel, 2.0 + 0.01 * (1 - 0.1 * 2.0), rtol=1e-5)
 
 
+def test_adams_steps_are_those_of_float64():
+    """Also early in a run with b2 = 0.999, where 1 - b2**t loses 2e-5 of itself in float32."""
+    b1, b2, epsilon, rate = 0.9, 0.999, 1e-8, 1.0
+    gradients = np.random.default_rng(0).standard_normal((20, 64)).astype(np.float32)
+    tx = AdamW(rate, b1=b1, b2=b2, shape="constant", clip=None, decay=0.0).build(len(gradients))
+    update, params = jax.jit(tx.update), {"w": jnp.zeros(64)}
+    state, first, second = tx.init(params), 0.0, 0.0
+    for count, gradient in enumerate(gradients.astype(np.float64), 1):
+        first, second = b1 * first + (1 - b1) * gradient, b2 * second + (1 - b2) * gradient**2
+        root = np.sqrt(second / (1 - b2**count)) + epsilon
+        updates, state = update({"w": jnp.float32(gradient)}, state, params)
+        np.testing.assert_allclose(updates["w"], -first / (1 - b1**count) / root, atol=1e-6)
+
+
 def test_muon_makes_matrices_orthogonal():
     keys = iter(jax.random.split(jax.random.key(0), 10))
     gradients = jax.tree.map(lambda p: jax.random.normal(next(keys), p.shape), PARAMS)
