@@ -125,4 +125,4 @@ def described(shape: str) -> str:
 
 
 if __name__ == "__main__":
-    beside_pytorch(__doc__, __file__, SHAPES, ours, torchs, described, BARS)
+    beside_pytorch(__doc__, __file__, SHAPES, ours, torchs, described, BARS, ROUND)

@@ -158,6 +158,7 @@ def beside_pytorch(
     torchs: Callable[[str], Callable[[], float]],
     described: Callable[[str], str],
     bars: dict[str, dict[str, float]],
+    per: int = 1,
 ) -> None:
     """The whole of a benchmark of one shape against PyTorch in float32.
 
@@ -165,15 +166,18 @@ def beside_pytorch(
       description: what it does.
       program: its file.
       shapes: by name; the first one is measured unless another is asked for.
-      ours: a step of ours, by the shape's name and the dtype.
+      ours: a function that makes `per` steps of ours, by the shape's name and the dtype.
       torchs: PyTorch's.
       described: what a shape is called in the results.
       bars: of times as fast, by shape and side.
+      per: steps that a call of such a function makes.
     """
     path = Path(program)
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--shape", default=next(iter(shapes)), choices=shapes)
     parser.add_argument("--rounds", type=int, default=9)
+    dtypes = [name for name in SIDES if name != PEER]
+    parser.add_argument("--dtypes", nargs="*", default=dtypes, choices=dtypes, help="of ours")
     parser.add_argument("--output", type=Path, default=record.RESULTS / f"{path.stem}.json")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -181,9 +185,10 @@ def beside_pytorch(
         run = lambda spec: (
             torchs(spec["shape"]) if spec["side"] == "torch" else ours(spec["shape"], spec["dtype"])
         )
-        return side(json.loads(options.work), lambda spec: (run(spec), 1))
+        return side(json.loads(options.work), lambda spec: (run(spec), per))
     shape = options.shape
-    seconds = compare(shape, SIDES, options.rounds, TURN, program)
+    sides = {name: SIDES[name] for name in (PEER, *options.dtypes)}
+    seconds = compare(shape, sides, options.rounds, TURN, program)
     rows = [
         record.Row(
             f"{described(shape)}, {name}",
@@ -192,8 +197,9 @@ def beside_pytorch(
             bars.get(shape, {}).get(name),
             False,
         )
-        for name in SIDES
-        if name != PEER
+        for name in options.dtypes
     ]
     command = f"python benchmarks/{path.name} --shape={shape} --rounds={options.rounds}"
+    if options.dtypes != dtypes:
+        command += f" --dtypes {' '.join(options.dtypes)}"
     record.write(options.output, command, rows, sides=times(seconds))

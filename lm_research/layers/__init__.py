@@ -21,6 +21,7 @@ from lm_research.layers.mask import EMPTY, Mask
 from lm_research.layers.mlp import ACTIVATIONS, MLP, GatedMLP
 from lm_research.layers.norm import LayerNorm, RMSNorm
 from lm_research.layers.output import Head, Output, Transform
+from lm_research.layers.parameter import parameter
 from lm_research.layers.position import ALiBi, Bias, Learned, RelativeBias, Rotary, Sinusoidal
 from lm_research.layers.recurrent import Recurrent, RecurrentBlock, StateSpace
 from lm_research.layers.relative import RelativeAttention
@@ -67,6 +68,7 @@ __all__ = [
     "stream_dtype",
     "attend",
     "head_norm",
+    "parameter",
     "product",
     "separated",
     "shard",

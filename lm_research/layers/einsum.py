@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 
+from lm_research.layers.parameter import parameter
 from lm_research.mesh import POSITIONS, axes_of, parts
 from lm_research.target import target
 
@@ -42,13 +43,12 @@ class Einsum(nn.Module):
     def __call__(self, x: Array) -> Array:
         _, axes, result = letters(self.equation)
         init = self.initializer or fan_in(axes, result)
-        kernel = self.param("kernel", nn.with_logical_partitioning(init, tuple(axes)), self.shape)
+        kernel = parameter(self, "kernel", init, axes, self.shape)
         y = product(self.equation, x, kernel, self.dtype)
         if self.bias:
             kept = [axis for axis in axes if axis in result]
             sizes = [self.shape[axes.index(axis)] for axis in kept]
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, tuple(kept))
-            y = y + self.param("bias", zeros, tuple(sizes)).astype(y.dtype)
+            y = y + parameter(self, "bias", nn.initializers.zeros, kept, sizes).astype(y.dtype)
         return shard(y, tuple(result))
 
 

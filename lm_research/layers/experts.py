@@ -20,6 +20,7 @@ from lm_research.layers.einsum import (
     stream_dtype,
 )
 from lm_research.layers.mlp import ACTIVATIONS, Activation
+from lm_research.layers.parameter import parameter
 from lm_research.layers.tap import tap
 from lm_research.mesh import axes_of, names_of, parts
 from lm_research.target import target
@@ -89,9 +90,7 @@ class Kernels(nn.Module):
     @nn.compact
     def __call__(self) -> Array:
         init = self.initializer or nn.initializers.lecun_normal(batch_axis=0)
-        return self.param(
-            "kernel", nn.with_logical_partitioning(init, tuple(self.axes)), self.shape
-        )
+        return parameter(self, "kernel", init, self.axes, self.shape)
 
 
 def _sharded(mixed, mesh: jax.sharding.AbstractMesh, rows: int, length: int):

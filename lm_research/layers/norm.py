@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm_research.layers.parameter import parameter
+
 Array = jax.Array
 
 
@@ -22,11 +24,9 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:  # [..., D]
-        init = nn.with_logical_partitioning(
-            nn.initializers.constant(1.0 - self.offset), tuple(self.letter)
-        )
         axes = tuple(range(-len(self.letter), 0))
-        scale = self.param("scale", init, x.shape[axes[0] :])
+        init = nn.initializers.constant(1.0 - self.offset)
+        scale = parameter(self, "scale", init, self.letter, x.shape[axes[0] :])
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, axes, keepdims=True) + self.epsilon)
         return (y * (scale + self.offset)).astype(x.dtype)
@@ -63,4 +63,4 @@ def layer_norm(x: Array, scale: Array | None, bias: Array | None, epsilon: float
 
 
 def _vector(module, name: str, init, size: int) -> Array:
-    return module.param(name, nn.with_logical_partitioning(init, (module.letter,)), (size,))
+    return parameter(module, name, init, (module.letter,), (size,))

@@ -12,6 +12,7 @@ from flax import struct
 
 from lm_research.layers.einsum import shard
 from lm_research.layers.mask import EMPTY
+from lm_research.layers.parameter import parameter
 from lm_research.layers.scaling import Scaling
 
 Array = jax.Array
@@ -35,8 +36,8 @@ class Learned(nn.Module):
     @nn.compact
     def __call__(self, position: Array, width: int) -> Array:  # [B, T] -> [B, T, D]
         normal = nn.initializers.normal(self.deviation)
-        init = nn.with_logical_partitioning(normal, ("T", self.letter))
-        table = self.param("table", init, (self.offset + self.length, width))
+        sizes = self.offset + self.length, width
+        table = parameter(self, "table", normal, ("T", self.letter), sizes)
         table = shard(table, (None, None))
         return jnp.take(table, position + self.offset, 0, mode="clip")
 
@@ -166,8 +167,9 @@ class RelativeBias(nn.Module):
 
     @nn.compact
     def __call__(self) -> Bias:
-        init = nn.with_logical_partitioning(nn.initializers.normal(self.deviation), ("T", "N"))
-        return Bias(self.param("table", init, (self.buckets, self.heads)), self._bucket)
+        normal = nn.initializers.normal(self.deviation)
+        table = parameter(self, "table", normal, ("T", "N"), (self.buckets, self.heads))
+        return Bias(table, self._bucket)
 
     def _bucket(self, distance: Array) -> Array:
         buckets, offset = self.buckets, 0

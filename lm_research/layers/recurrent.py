@@ -13,6 +13,7 @@ from lm_research.layers.dropout import Dropout
 from lm_research.layers.einsum import Einsum, Initializer, by_heads, shard, stream_dtype
 from lm_research.layers.mask import EMPTY, FAR, Mask
 from lm_research.layers.mlp import ACTIVATIONS, Activation
+from lm_research.layers.parameter import parameter
 from lm_research.layers.tap import tap
 
 Array = jax.Array
@@ -105,8 +106,7 @@ class Convolution(nn.Module):
         """Results [B, T, ...], and the inputs before the next one."""
         T, shape = x.shape[1], x.shape[2:]
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", -1, range(len(shape)))
-        boxed = nn.with_logical_partitioning(init, (*self.axes, None))
-        kernel = self.param("kernel", boxed, (*shape, self.length))
+        kernel = parameter(self, "kernel", init, (*self.axes, None), (*shape, self.length))
         rows, recent = reading.extended(recent, x)
         result = 0.0
         for i in range(self.length):
@@ -118,8 +118,8 @@ class Convolution(nn.Module):
                 seen = jnp.where(same.reshape(*same.shape, *(1,) * len(shape)), seen, 0)
             result += seen * kernel[..., i].astype(x.dtype)
         if self.bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes)
-            result += self.param("bias", zeros, shape).astype(x.dtype)
+            bias = parameter(self, "bias", nn.initializers.zeros, self.axes, shape)
+            result += bias.astype(x.dtype)
         return reading.in_place(ACTIVATIONS[self.activation](result)), recent
 
 
@@ -136,8 +136,7 @@ class GatedNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, gate: Array) -> Array:  # [B, T, N, H]
-        boxed = nn.with_logical_partitioning(nn.initializers.ones, ("N", "H"))
-        scale = self.param("scale", boxed, x.shape[2:])
+        scale = parameter(self, "scale", nn.initializers.ones, ("N", "H"), x.shape[2:])
         y = x.astype(jnp.float32) * jax.nn.silu(gate.astype(jnp.float32))
         y = y.reshape(*x.shape[:2], self.groups, -1)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.epsilon)
@@ -219,7 +218,7 @@ class StateSpace(nn.Module):
         return Einsum(equation, shape, self.bias, self.initializer, self.dtype, name=name)
 
     def _vector(self, name: str, init: Initializer) -> Array:  # [N]
-        return self.param(name, nn.with_logical_partitioning(init, ("N",)), (self.heads,))
+        return parameter(self, name, init, ("N",), (self.heads,))
 
     def init_cache(self, batch: int, length: int) -> Recurrent:
         """The state before any token, for `batch` rows; it has the same size for every length."""

@@ -12,6 +12,7 @@ from lm_research.layers.cache import HiddenMemory, KeyValue
 from lm_research.layers.einsum import Einsum, Initializer, by_heads, shard, stream_dtype
 from lm_research.layers.kernels import score_scale
 from lm_research.layers.mask import FAR, Mask
+from lm_research.layers.parameter import parameter
 
 Array = jax.Array
 
@@ -150,13 +151,11 @@ class RelativeAttention(nn.Module):
 
     def _vector(self, name: str) -> Array:  # [N, H]
         init = self.initializer or nn.initializers.normal(0.02)
-        boxed = nn.with_logical_partitioning(init, ("N", "H"))
-        return self.param(name, boxed, (self.heads, self.head))
+        return parameter(self, name, init, ("N", "H"), (self.heads, self.head))
 
     def _types(self) -> Array:  # [2, N, H]
         init = self.initializer or nn.initializers.normal(0.02)
-        boxed = nn.with_logical_partitioning(init, ("C", "N", "H"))
-        return self.param("types", boxed, (2, self.heads, self.head))
+        return parameter(self, "types", init, ("C", "N", "H"), (2, self.heads, self.head))
 
     def init_cache(self, batch: int, length: int) -> KeyValue:
         """An empty cache for `batch` rows of `length` tokens."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from lm_research.layers import Dropout, Einsum, Mask, Output
 from lm_research.layers.mlp import ACTIVATIONS, Activation
+from lm_research.layers.parameter import parameter
 from lm_research.models import (
     albert,
     bert,
@@ -78,11 +79,10 @@ class TextClassifier(OnTrunk):
         if self.activation is not None:
             dense = Einsum("BTD,DC->BTC", (D, D), True, normal, self.dtype, name="dense")
             x = Dropout(self.dropout)(ACTIVATIONS[self.activation](dense(x)))
-        init = nn.with_logical_partitioning(normal, ("D", None))
-        scores = x.astype(jnp.float32) @ self.param("kernel", init, (D, len(self.classes)))
+        C = len(self.classes)
+        scores = x.astype(jnp.float32) @ parameter(self, "kernel", normal, ("D", None), (D, C))
         if self.bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None,))
-            scores = scores + self.param("bias", zeros, (len(self.classes),))
+            scores = scores + parameter(self, "bias", nn.initializers.zeros, (None,), (C,))
         if self.pool == "each":
             return Output(x, None, scores=scores)
         return Output(x, None, pooled=x[:, 0], scores=scores[:, 0])

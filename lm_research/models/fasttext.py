@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lm_research.layers import Mask, Output, tap
+from lm_research.layers.parameter import parameter
 from lm_research.models.transformer import Table
 
 Array = jax.Array
@@ -63,6 +64,6 @@ class FastText(nn.Module):
             present = present * kept
         total = jnp.einsum("BTD,BT->BD", x, present)
         pooled = total / jnp.maximum(present.sum(1, keepdims=True), 1)
-        init = nn.with_logical_partitioning(nn.initializers.zeros, ("D", None))
-        kernel = self.param("kernel", init, (self.width, len(self.classes or ("", ""))))
+        sizes = self.width, len(self.classes or ("", ""))
+        kernel = parameter(self, "kernel", nn.initializers.zeros, ("D", None), sizes)
         return Output(x, None, pooled=pooled, scores=pooled @ kernel)

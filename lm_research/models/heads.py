@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from lm_research.layers import Dropout, Einsum, Transform
 from lm_research.layers.einsum import Initializer
 from lm_research.layers.mlp import ACTIVATIONS, Activation
+from lm_research.layers.parameter import parameter
 
 Array = jax.Array
 
@@ -34,11 +35,8 @@ class HeadTransform(nn.Module):
     @nn.compact
     def __call__(self, width: int, out: int) -> Transform:
         """From `width` (D) to the width of the vocabulary's table (C)."""
-        init = nn.with_logical_partitioning(self.initializer, ("D", "C"))
-        kernel = self.param("kernel", init, (width, out))
-        vector = lambda name, init: self.param(
-            name, nn.with_logical_partitioning(init, ("C",)), (out,)
-        )
+        kernel = parameter(self, "kernel", self.initializer, ("D", "C"), (width, out))
+        vector = lambda name, init: parameter(self, name, init, ("C",), (out,))
         scale = vector("norm_scale", nn.initializers.ones)
         bias = vector("bias", nn.initializers.zeros) if self.bias else None
         norm_bias = vector("norm_bias", nn.initializers.zeros) if self.norm_bias else None
@@ -71,9 +69,8 @@ class Pooler(nn.Module):
         pooled = jnp.tanh(dense(hidden[:, :1]))[:, 0]  # [B, D]
         if not self.pair:
             return pooled, None
-        init = nn.with_logical_partitioning(self.initializer, ("C", None))
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None,))
-        kernel, bias = self.param("kernel", init, (D, 2)), self.param("bias", zeros, (2,))
+        kernel = parameter(self, "kernel", self.initializer, ("C", None), (D, 2))
+        bias = parameter(self, "bias", nn.initializers.zeros, (None,), (2,))
         return pooled, Dropout(self.dropout)(pooled).astype(jnp.float32) @ kernel + bias
 
 
@@ -96,7 +93,6 @@ class Detector(nn.Module):
         D = hidden.shape[-1]
         dense = Einsum("BTD,DC->BTC", (D, D), True, self.initializer, self.dtype, name="dense")
         x = ACTIVATIONS[self.activation](dense(hidden)).astype(jnp.float32)
-        init = nn.with_logical_partitioning(self.initializer, ("C", None))
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None,))
-        kernel, bias = self.param("kernel", init, (D, 1)), self.param("bias", zeros, (1,))
+        kernel = parameter(self, "kernel", self.initializer, ("C", None), (D, 1))
+        bias = parameter(self, "bias", nn.initializers.zeros, (None,), (1,))
         return (x @ kernel + bias)[..., 0]

@@ -23,6 +23,7 @@ from lm_research.layers import (
     tap,
 )
 from lm_research.layers.einsum import letters
+from lm_research.layers.parameter import parameter
 from lm_research.models.heads import Detector, HeadTransform, Pooler
 
 Array = jax.Array
@@ -42,8 +43,8 @@ class Table(nn.Module):
 
     @nn.compact
     def __call__(self) -> Array:  # [V, D]
-        init = nn.with_logical_partitioning(nn.initializers.normal(self.deviation), self.axes)
-        return self.param("table", init, (self.vocab, self.width))
+        normal = nn.initializers.normal(self.deviation)
+        return parameter(self, "table", normal, self.axes, (self.vocab, self.width))
 
 
 class Transformer(nn.Module):
@@ -207,8 +208,7 @@ class Transformer(nn.Module):
         transform = None if self.transform is None else self.transform(x.shape[-1], table.shape[-1])
         bias = None
         if self.head_bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("V",))
-            bias = self.param("head_bias", zeros, (self.vocab,))
+            bias = parameter(self, "head_bias", nn.initializers.zeros, ("V",), (self.vocab,))
         return Head(table, bias, transform, self.head_scale, self.soft_cap, self.dtype)
 
     def init_cache(self, batch: int, length: int) -> tuple:

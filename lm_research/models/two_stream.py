@@ -18,6 +18,7 @@ from lm_research.layers import (
     stream_dtype,
     tap,
 )
+from lm_research.layers.parameter import parameter
 from lm_research.layers.relative import relations
 from lm_research.models.transformer import Table
 
@@ -89,7 +90,7 @@ class TwoStream(nn.Module):
         x = x.astype(stream_dtype(self.dtype))
         x = tap(self, "embedded", shard(x, ("B", "T", "D")))
         normal = nn.initializers.normal(self.deviation)
-        query = self.param("query", nn.with_logical_partitioning(normal, ("D",)), (self.width,))
+        query = parameter(self, "query", normal, ("D",), (self.width,))
         streams = Streams.of(order, targets, cache)
         if targets is not None:
             rows = jnp.broadcast_to(query.astype(x.dtype), (*targets.shape, self.width))
@@ -106,8 +107,7 @@ class TwoStream(nn.Module):
         if targets is not None:
             x = x[:, tokens.shape[1] :]
         x = Dropout(self.dropout)(x)
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("V",))
-        bias = self.param("head_bias", zeros, (self.vocab,))
+        bias = parameter(self, "head_bias", nn.initializers.zeros, ("V",), (self.vocab,))
         if not self.tied:
             table = Table(self.vocab, self.width, self.deviation, name="head")()
         return Output(x, Head(table, bias, dtype=self.dtype), cache)

@@ -3,6 +3,7 @@
 import functools
 import math
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,20 @@ def test_einsum_names_the_axes_of_what_it_makes():
     assert names == {"kernel": ("D", "N", "H"), "bias": ("N", "H")}
     kernel = nn.unbox(boxed)["params"]["kernel"]
     assert abs(float(kernel.std()) - 16**-0.5) < 0.03
+
+
+def test_parameters_that_are_there_are_only_looked_up():
+    def once(key, shape):
+        calls.append(shape)
+        return jnp.ones(shape)
+
+    calls = []
+    layer = Einsum("BTD,DF->BTF", (3, 5), initializer=once)
+    params = layer.init(jax.random.key(0), jnp.ones((1, 2, 3)))
+    layer.apply(nn.meta.unbox(params), jnp.ones((1, 2, 3)))
+    assert calls == [(3, 5)]
+    with pytest.raises(flax.errors.ScopeParamShapeError, match=r"kernel.*\(3, 5\).*\(3, 4\)"):
+        layer.apply({"params": {"kernel": jnp.ones((3, 4))}}, jnp.ones((1, 2, 3)))
 
 
 def test_norms():
