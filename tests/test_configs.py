@@ -101,8 +101,9 @@ SHRUNK = {
     "shakespeare_char": ("width=16,layers=1,length=16,batch=8,steps=4,dispatch=1", {}),
     "xlnet": ("vocab=257,width=16,layers=1,heads=2,length=16,batch=8,steps=4", {}),
 }
-# Those of which others here have the data, the objective and the model.
+# Those of which others here, or tests of the objective, have the data, the objective and the model.
 ALIKE = "finetune/classify:t5", "finetune/glue", "finetune/summarize", "gpt2_small", "pretrain"
+ALIKE += "decoder:mixtral", "electra", "finetune/choose", "finetune/embed", "mamba2", "xlnet"
 RESUMED = "quickstart", "finetune/classify", "translation"  # whose states are unlike
 FIELDS = {"log.tensorboard": False, "log.samples.every": 0}
 # A run of four steps stops after two of them and at the end, and saves there.

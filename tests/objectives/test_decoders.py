@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from variants import tried
 
 from lm_research import tree
 from lm_research.errors import UserError
@@ -164,7 +165,10 @@ def test_what_they_refuse():
     assert not any(o.likelihood for o in (Prefix(8), FillInTheMiddle(8)))
 
 
-@pytest.mark.parametrize("objective", [Prefix(8), FillInTheMiddle(8), MultiToken(8, ahead=3)])
+@pytest.mark.parametrize(
+    "objective",
+    tried([Prefix(8), FillInTheMiddle(8), MultiToken(8, ahead=3)], [MultiToken(8, ahead=3)]),
+)
 def test_microbatches_change_nothing(objective):
     model = Llama(**SIZES, ahead=3 if isinstance(objective, MultiToken) else 1)
     if isinstance(objective, FillInTheMiddle):

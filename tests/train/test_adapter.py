@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from variants import long
 
 from lm_research import config, log, mesh, tree
 from lm_research.commands import config_flag
@@ -93,6 +94,7 @@ def test_an_adapter_is_written_opened_and_trained_on(command, base, tmp_path):
     log.forget()
 
 
+@long
 def test_a_classifier_on_a_base_without_one_is_what_it_was_at_its_best(command, tmp_path):
     """Its head goes with the factors, and PEFT and we tell the same of a text by both."""
     peft = pytest.importorskip("peft", reason="it is the reference: extra `verify`")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from outcomes import line, outcome
+from variants import long
 
 from lm_research import log, mesh, tree
 from lm_research.models import GPT2
@@ -113,6 +114,7 @@ def stopped(run, after, monkeypatch):
         assert run()[0] == 130
 
 
+@long
 @pytest.mark.parametrize(
     "policy, knobs, skipped",
     [
@@ -168,6 +170,7 @@ def test_checkpoints_to_go_back_to_must_be_kept(tiny):
     line(tiny("", *flags), "divergence.back is 9", "checkpoint.keep takes 4")
 
 
+@long
 def test_a_run_from_before_there_was_a_choice_goes_on(tiny, tmp_path):
     assert tiny("steps=2,every=2")[0] == 0
     path = tmp_path / "run" / "config.json"

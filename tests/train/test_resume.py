@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from outcomes import lasting
+from variants import long
 
 ROOT = Path(__file__).parents[2]
 
@@ -133,6 +134,7 @@ def runs(tmp_path_factory):
     return made
 
 
+@long
 def test_killed_at_random_moments(runs):
     """From outside at some time, and from inside at operations on files, most of them in saves."""
     seed = int(os.environ.get("LM_RESEARCH_TEST_SEED", random.randrange(10**6)))
@@ -181,6 +183,7 @@ loop.draw = drawn""",
     assert not any("tmp" in path.name for path in (runs(name) / "checkpoints").iterdir())
 
 
+@long
 def test_told_to_stop_and_then_damaged(runs):
     """SIGTERM and SIGINT save between regular saves; a flipped bit costs at most a step back."""
     name = "stopped"

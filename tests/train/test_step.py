@@ -103,7 +103,7 @@ MESHES = [
     "name, sizes",
     tried(
         [(name, sizes) for name in MODELS for sizes in MESHES],
-        [("gpt2", MESHES[-1]), *(("llama", MESHES[i]) for i in (0, 2, 4, 5))],
+        [("gpt2", MESHES[-1]), *(("llama", MESHES[i]) for i in (0, 4))],
     ),
     ids=str,
 )
@@ -113,18 +113,18 @@ def test_eight_devices_equal_one(name, sizes):
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        dict(weights=LoRA(rank=2)),
-        dict(weights=Part("mlp")),
-        dict(optimizer=Muon(1e-2)),
-        dict(optimizer=Averaged(Lion(1e-3))),
-        dict(optimizer=Adafactor(1e-2)),
-    ],
-    ids=["lora", "part", "muon", "averaged lion", "adafactor"],
-)
-def test_choices_train_on_a_mesh_as_on_one_device(changes):
+CHOICES = {
+    "lora": dict(weights=LoRA(rank=2)),
+    "part": dict(weights=Part("mlp")),
+    "muon": dict(optimizer=Muon(1e-2)),
+    "averaged lion": dict(optimizer=Averaged(Lion(1e-3))),
+    "adafactor": dict(optimizer=Adafactor(1e-2)),
+}
+
+
+@pytest.mark.parametrize("name", tried(CHOICES, ["lora", "muon"]))
+def test_choices_train_on_a_mesh_as_on_one_device(name):
+    changes = CHOICES[name]
     want, _ = run(experiment(**changes))
     got, _ = run(experiment(**changes), dict(data=2, fsdp=2, tensor=2))
     assert want[-1] < want[0] or "weights" in changes
