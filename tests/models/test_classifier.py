@@ -131,6 +131,23 @@ def test_what_a_text_is_judged_by():
     assert pooled(hidden, None, "last")[:, 0].tolist() == [[4, 5], [10, 11]]
 
 
+@pytest.mark.parametrize("dense", [False, True])
+def test_what_drops_out_before_the_classifier(dense):
+    """Of a text whose hidden states are ones, with products that change nothing."""
+    trunk = BERT(50, 64, 1, 2, dropout=0.0, attention_dropout=0.0)
+    names = tuple(map(str, range(64)))
+    model = Classifier(trunk, names, dropout=0.5, dense_dropout=dense)
+    params = tree.unboxed(initial(model, jax.random.key(0)))
+    norm = params["trunk"]["stack"]["blocks"]["mlp_norm"]
+    norm |= {"scale": 0.0 * norm["scale"], "bias": 0.0 * norm["bias"] + 1.0}
+    params["dense"]["kernel"] = params["kernel"] = jnp.eye(64)
+    rngs = {"dropout": jax.random.key(1)}
+    found = model.apply({"params": params}, jnp.ones((1, 3), int), rngs=rngs).scores
+    kept = 2 * np.tanh(2 if dense else 1)
+    np.testing.assert_allclose(np.unique(found.round(5)), [0, kept], atol=1e-4)
+    assert float((found == 0).mean()) == pytest.approx(0.75 if dense else 0.5, abs=0.2)
+
+
 def test_the_heads_of_a_trunk_are_left_out():
     trunk = BERT(20, 8, 1, 2, pair=True)
     model = Classifier(trunk, ("a", "b"))

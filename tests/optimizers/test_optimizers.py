@@ -104,6 +104,7 @@ def test_schedules():
     at = lambda settings, steps: [float(settings.learning_rate(100)(s)) for s in steps]
     shape = lambda name, **more: AdamW(peak=1.0, warmup=10, shape=name, final=0.1, **more)
     assert at(shape("constant"), [0, 9, 10, 99]) == pytest.approx([1 / 11, 10 / 11, 1, 1])
+    assert at(shape("constant", first="zero"), [0, 5, 10]) == pytest.approx([0, 0.5, 1])
     assert at(shape("linear"), [10, 55, 100]) == pytest.approx([1, 0.55, 0.1])
     assert at(shape("cosine"), [10, 55, 100]) == pytest.approx([1, 0.55, 0.1])
     assert at(shape("wsd", cooldown=0.2), [10, 79, 80, 90, 100]) == pytest.approx(
