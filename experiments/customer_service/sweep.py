@@ -105,11 +105,12 @@ def fasttext(options: argparse.Namespace, data: Path) -> dict[str, Any]:
 def encoder(options: argparse.Namespace, data: Path) -> dict[str, Any]:
     """Its accuracy on the test set, at the step that is best on a tenth of the training set."""
     begun, workdir = options.encoder, options.workdir / f"intents-seed{options.seed}"
-    knobs = "length=64,batch=32,peak=5e-4,dropout=0.3,evaluations=1,patience=5"
+    knobs = "length=64,batch=32,peak=1e-3,dropout=0.3,evaluations=1,patience=100"
     config = f"{CONFIGS / 'finetune' / 'classify.py'}:{COLUMNS},{knobs},epochs={options.epochs}"
     fields = (
         f"--config.data.source.paths={data / 'banking77' / 'train.csv.gz'}",
         *(f"--config.init={begun}", "--config.model.pool=mean", f"--config.seed={options.seed}"),
+        "--config.data.grouped=20",  # messages of like length together
     )
     minutes = trained(workdir, options.minutes, config, *fields)
     held = max(row.get("heldout/accuracy", 0.0) for row in log.rows(workdir))
@@ -141,7 +142,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=240.0, help="of each training, in all")
-    parser.add_argument("--epochs", type=float, default=30.0, help="of fine-tuning")
+    parser.add_argument("--epochs", type=float, default=12.0, help="of fine-tuning")
     parser.add_argument("--encoder", type=Path, default=Path("runs/encoder"))
     parser.add_argument("--workdir", type=Path, default=Path("runs/customer_service"))
     parser.add_argument("--output", type=Path, default=HERE)
