@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from outcomes import line, outcome
-from variants import long
+from variants import long, tried
 
 from lm_research import log, mesh, tree
 from lm_research.models import GPT2
@@ -114,15 +114,12 @@ def stopped(run, after, monkeypatch):
         assert run()[0] == 130
 
 
-@long
-@pytest.mark.parametrize(
-    "policy, knobs, skipped",
-    [
-        ("skip", "steps=9,every=3,dispatch=2", [(2, None), (8, None), (8, None)]),
-        # Back to nothing from batch 1, and on at 2; step 6 is made of batch 7, step 7 not of 8.
-        ("back", "steps=9,every=3", [(2, 0), (7, 6), (7, 6)]),
-    ],
-)
+SKIP = "skip", "steps=9,every=3,dispatch=2", [(2, None), (8, None), (8, None)]
+# Back to nothing from batch 1, and on at 2; step 6 is made of batch 7, step 7 not of 8.
+BACK = "back", "steps=9,every=3", [(2, 0), (7, 6), (7, 6)]
+
+
+@pytest.mark.parametrize("policy, knobs, skipped", tried([SKIP, BACK], [BACK]))
 def test_passed_over_and_killed(tiny, tmp_path, harmed, monkeypatch, policy, knobs, skipped):
     harmed |= {8 * 1, 8 * 8, 8 * 9}
     flags = f"--config.divergence.policy={policy}", "--config.log.samples.every=3"

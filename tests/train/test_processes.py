@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from variants import long
 
 from lm_research.errors import RESTART, RESUME
 
@@ -106,7 +105,6 @@ def test_one_of_two_is_killed_and_the_run_finishes_on_one(runs, straight, comman
         assert same[0] == same[1]
 
 
-@long
 def test_one_of_two_is_told_to_stop_while_both_compile(runs, straight):
     """Both stop at the same step and save; then both go on, and end well."""
     processes = runs.started("stopped", samples=0)
