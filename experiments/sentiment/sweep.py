@@ -54,7 +54,7 @@ def reviews(archive: Path, part: str) -> Iterator[tuple[str, str]]:
     with tarfile.open(archive) as file:
         for member in file:
             names = Path(member.name).parts
-            if member.isfile() and part in names and names[-2] in ("pos", "neg", "unsup"):
+            if member.isfile() and part in names and names[-2] in ("pos", "neg"):
                 text = file.extractfile(member).read().decode()
                 yield names[-2], text.replace("<br />", " ")
 

@@ -8,9 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm_research.layers import Dropout, Einsum, Mask, Output
+from lm_research.layers import Dropout, Einsum, Mask, Output, parameter
 from lm_research.layers.mlp import ACTIVATIONS, Activation
-from lm_research.layers.parameter import parameter
 from lm_research.models import (
     albert,
     bert,

@@ -6,8 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm_research.layers import Mask, Output, tap
-from lm_research.layers.parameter import parameter
+from lm_research.layers import Mask, Output, parameter, tap
 from lm_research.models.transformer import Table
 
 Array = jax.Array

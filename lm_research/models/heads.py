@@ -6,10 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm_research.layers import Dropout, Einsum, Transform
+from lm_research.layers import Dropout, Einsum, Transform, parameter
 from lm_research.layers.einsum import Initializer
 from lm_research.layers.mlp import ACTIVATIONS, Activation
-from lm_research.layers.parameter import parameter
 
 Array = jax.Array
 

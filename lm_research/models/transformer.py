@@ -18,12 +18,12 @@ from lm_research.layers import (
     RelativeBias,
     Sinusoidal,
     Stack,
+    parameter,
     shard,
     stream_dtype,
     tap,
 )
 from lm_research.layers.einsum import letters
-from lm_research.layers.parameter import parameter
 from lm_research.models.heads import Detector, HeadTransform, Pooler
 
 Array = jax.Array

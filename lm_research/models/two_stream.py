@@ -14,11 +14,11 @@ from lm_research.layers import (
     Mask,
     Output,
     Stack,
+    parameter,
     shard,
     stream_dtype,
     tap,
 )
-from lm_research.layers.parameter import parameter
 from lm_research.layers.relative import relations
 from lm_research.models.transformer import Table
 
