@@ -31,7 +31,6 @@ from lm_research.train.profile import STEP, Profile
 from lm_research.train.step import State, Trainer, train_steps
 from lm_research.train.verified import standing
 from lm_research.train.watchdog import Watchdog
-from lm_research.weights import LoRA
 
 LINES = 10  # at most so many differences are told
 
@@ -398,7 +397,8 @@ def params_of(x: Experiment, state: State) -> Any:
 
 def parts_of(x: Experiment, state: State) -> Any:
     """What is trained of the parameters to evaluate, where that is not a part of themselves."""
-    return evaluated(state.trained, state.optimizer) if isinstance(x.weights, LoRA) else None
+    apart = getattr(x.weights, "apart", False)
+    return evaluated(state.trained, state.optimizer) if apart else None
 
 
 def due(step: int, every: int, steps: int) -> bool:

@@ -9,7 +9,11 @@ Tree = Any
 
 
 class Weights(Protocol):
-    """What is trained, what is held, and how the two make a model's parameters."""
+    """What is trained, what is held, and how the two make a model's parameters.
+
+    Where what is trained is no part of the parameters, as factors of a difference are none, `apart`
+    is true, and it is kept beside the best of them.
+    """
 
     def split(self, params: Tree, key: jax.Array) -> tuple[Tree, Tree]:
         """Trained and held trees, once, from parameters boxed with the names of their axes.

@@ -6,7 +6,7 @@ import math
 import re
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -43,6 +43,7 @@ class LoRA:
     besides: str = r"^(dense/)?(kernel|bias)$"
     stabilized: bool = False
     adapter: str | None = None
+    apart: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.rank < 1:

@@ -179,6 +179,10 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def rename(path):
+    path.write_text(path.read_text().replace("trained/bias", "trained/biaz"))
+
+
 def other_position(path):
     meta = json.loads(path.read_text())
     path.write_text(json.dumps({**meta, "position": meta["position"] + 1}))
@@ -188,6 +192,7 @@ DAMAGE = {
     "a flipped bit": (data_file, flip, r"the content of \S+/kernel"),
     "a truncated file": (data_file, truncate, r'reading "\S+"'),
     "a missing file": (lambda step: step / "state/manifest.ocdbt", os.remove, "NOT_FOUND"),
+    "a leaf of another name": (lambda step: step / "state/_METADATA", rename, "no trained/bias"),
     "a torn record": (lambda step: step / "meta/metadata", truncate, "beside the state"),
     "a changed record": (lambda step: step / "meta/metadata", other_position, "not what was"),
 }
