@@ -119,9 +119,10 @@ class Checkpoints:
         """
         if self._writer is not None and not self._writer.is_saving_in_progress():
             self.wait()
+        if self._again is not None:  # before that moment it would fail again, and once too often
+            return time.monotonic() >= self._again
         every = self.settings.every
-        again = self._again is not None and time.monotonic() >= self._again
-        return bool(every and step % every == 0) or self._clock.due(step) or again
+        return bool(every and step % every == 0) or self._clock.due(step)
 
     def save(self, step: int, state: Tree, position: int, **facts: Any) -> None:
         """Starts to save; returns when `state` may be donated. A step that is saved stays as it is.

@@ -19,7 +19,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lm_research import log, tree
-from lm_research.errors import UserError
+from lm_research.errors import Stopped, UserError
 from lm_research.train import checkpoint, stored
 from lm_research.train.checkpoint import Checkpoint, load_params, save_params
 from lm_research.train.stored import Damaged
@@ -281,6 +281,23 @@ def test_due_by_steps_and_by_the_clock(tmp_path, monkeypatch):
     assert due[0] == pytest.approx(600, abs=1) and 1000 in due
     assert due[2] == pytest.approx(1600, abs=1)
     assert len(asked) < 60  # of 2000: each asking makes a pod wait
+
+
+def test_a_save_that_failed_is_made_again_after_a_pause(tmp_path, monkeypatch):
+    def full(step):
+        raise OSError("No space left on device")
+
+    now, due = 0.0, []
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
+    checkpoints = Checkpoint(every=1, retries=2).open(tmp_path)
+    monkeypatch.setattr(checkpoints, "_open_writer", full)
+    with pytest.raises(Stopped, match="step 7 cannot be written: No space left on device"):
+        for step in range(1, 100):
+            now += 0.5
+            if checkpoints.due(step):
+                due.append(step)
+                checkpoints.save(step, {"trained": jnp.ones(2)}, 0)
+    assert due == [1, 3, 7]  # pauses of one second and of two, whatever the steps between
 
 
 @pytest.mark.parametrize("wrong", [{"every": -1}, {"keep": 0}, {"minutes": 0.0}, {"keep_every": 0}])
