@@ -21,6 +21,8 @@ TOP = (
     "divergence reductions"
 ).split()
 
+EMPTY = inspect.Parameter.empty  # the default of a parameter that must be given
+
 # What a config file need not declare: scalars, sections, and fields of them, that `--config.FIELD`
 # replaces all the same, with their defaults; a type stands for an unset one.
 OPTIONAL = {"reductions": "fast"}
@@ -85,24 +87,34 @@ def build(value: Any, contents: Mapping[str, Callable], path: str = "") -> Any:
     kind = value["kind"]
     known(kind, contents, f"kind (at {path}.kind)")
     make = contents[kind]
-    signature = inspect.signature(make).parameters
-    linens_own = ("parent", "name") if "parent" in signature else ()
-    parameters = {name: p for name, p in signature.items() if name not in linens_own}
-    hints = typing.get_type_hints(make if inspect.isfunction(make) else make.__init__)
-    arguments = {}
+    parameters, arguments = accepted(make), {}
     for name, given in value.items():
         if name == "kind":
             continue
         here = f"{path}.{name}".lstrip(".")
         known(name, parameters, f"field of {kind} (at {here})")
-        arguments[name] = checked(build(given, contents, here), hints.get(name, Any), here)
-    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in arguments]
+        _, hint = parameters[name]
+        arguments[name] = checked(build(given, contents, here), hint, here)
+    needed = [name for name, (default, _) in parameters.items() if default is EMPTY]
+    missing = [name for name in needed if name not in arguments]
     if missing:
         raise UserError(f"{path} ({kind}) lacks {', '.join(missing)}")
     try:
         return make(**arguments)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} ({kind}): {error}") from error
+
+
+def accepted(make: Callable) -> dict[str, tuple[Any, Any]]:
+    """Default and type of each parameter of what a kind names; `EMPTY` where it must be given."""
+    signature = inspect.signature(make).parameters
+    linens_own = ("parent", "name") if "parent" in signature else ()
+    hints = typing.get_type_hints(make if inspect.isfunction(make) else make.__init__)
+    return {
+        name: (parameter.default, hints.get(name, Any))
+        for name, parameter in signature.items()
+        if name not in linens_own
+    }
 
 
 def checked(value: Any, hint: Any, path: str) -> Any:

@@ -23,7 +23,8 @@ like length share a batch: less of it is padding.
 
 How much is trained is the knob `weights`: full; embedding, all but a frozen one; last, as many
 layers as the knob `count` says, 0 being a head on frozen features; or lora, of the knob `rank`.
-With `layerwise=0.9`, each layer learns at 0.9 of the rate of the layer after it.
+With `layerwise=0.9`, each layer learns at 0.9 of the rate of the layer after it. The knob `dropout`
+is the head's; inside the model it is the model's own, or --config.model.trunk.dropout=0.2.
 """
 
 from ml_collections import ConfigDict

@@ -4,6 +4,7 @@ import re
 import sys
 import traceback
 import types
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,16 +14,16 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from lm_research.config import FIELDS, OPTIONAL, UNDECLARED, known
+from lm_research.config import EMPTY, FIELDS, OPTIONAL, UNDECLARED, known
 from lm_research.errors import UserError
 
 flags.disclaim_key_flags()  # the flag belongs to the command that defines it
 
-PARSERS = {int: flags.IntegerParser(), float: flags.FloatParser(), bool: flags.BooleanParser()}
+PARSERS = {float: flags.FloatParser(), int: flags.IntegerParser(), bool: flags.BooleanParser()}
 
 
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
-    """--config, and --config.FIELD for each field that the file declares."""
+    """--config, and --config.FIELD for each field that a section states or its kind takes."""
     config_flags.DEFINE_config_file(
         "config",
         None,
@@ -34,7 +35,7 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 class ConfigFile(ConfigFileFlagParser):
-    """Reads the file, and refuses the fields on the command line that it does not declare."""
+    """Reads the file, and refuses fields on the command line that its sections do not take."""
 
     def parse(self, argument: str) -> ConfigDict:
         """The config in the file `argument`, locked.
@@ -43,12 +44,13 @@ class ConfigFile(ConfigFileFlagParser):
           UserError: the file, its knobs or a field to replace are wrong.
         """
         config = loaded(argument)
-        config.lock()
         # Like ml_collections, which defines a flag for each field that is replaced.
         arguments = sys.argv[1:]
         for given, following in zip(arguments, [*arguments[1:], ""]):
             if found := re.match(r"--?config\.([\w.]+)(?:=(.*))?$", given, re.DOTALL):
+                declare(config, found[1])
                 check(config, found[1], found[2], following)
+        config.lock()
         return config
 
 
@@ -99,6 +101,23 @@ def dataset(name: str, split: str, fields: Mapping[str, str] | Literal["all"]) -
     return dict(kind="TFDS", name=name, split=split, data_dir=placeholder(str), fields=fields)
 
 
+def declare(config: ConfigDict, field: str) -> None:
+    """Adds `a.b.c` with its default, where the section leaves it out and its kind takes it."""
+    *sections, last = field.split(".")
+    for name in sections:
+        config = config.get(name) if isinstance(config, ConfigDict) else None
+    if isinstance(config, ConfigDict) and last not in config and last in (own := left_out(config)):
+        config[last] = own[last]
+
+
+def left_out(section: ConfigDict) -> dict[str, Any]:
+    """Scalars that a section's kind takes and the file does not state, with their defaults."""
+    from lm_research.train.experiment import accepted
+
+    values = {name: _stated(*own) for name, own in accepted(section).items() if name not in section}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def check(config: ConfigDict, field: str, value: str | None, following: str) -> None:
     """Refuses to replace `a.b.c` where the config has no such field, or by a value of another type.
 
@@ -118,7 +137,8 @@ def check(config: ConfigDict, field: str, value: str | None, following: str) -> 
             raise UserError(
                 f"--config.{field}: {'.'.join(here)} is {config!r}, not a section with fields"
             )
-        known(name, config.keys(), f"field of {'.'.join(['config', *here])}")
+        names = config.keys() if name in config else [*config.keys(), *left_out(config)]
+        known(name, names, f"field of {'.'.join(['config', *here])}")
         section, config = config, config[name]
         here.append(name)
     kind = section.get_type(last)
@@ -134,6 +154,16 @@ def check(config: ConfigDict, field: str, value: str | None, following: str) -> 
             PARSERS[kind].parse(value)
         except (ValueError, TypeError):
             raise UserError(f"--config.{field}={value}: it takes {kind.__name__}") from None
+
+
+def _stated(default: Any, hint: Any) -> Any:
+    """A field's default, or a placeholder of its type; None for what is no number and no text."""
+    options = typing.get_args(hint) or (hint,)  # of a union or a literal
+    kinds = {option if isinstance(option, type) else type(option) for option in options}
+    if isinstance(default, bool | int | float | str):
+        return float(default) if float in kinds and type(default) is int else default
+    kind = next((kind for kind in (*PARSERS, str) if kind in kinds), None)
+    return placeholder(kind) if kind is not None and default in (None, EMPTY) else None
 
 
 def _place(path: Path, error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import inspect
 import math
 import re
 from collections.abc import Mapping
@@ -305,18 +304,16 @@ def drop_unset(section: Any) -> Any:
         return (
             {k: drop_unset(v) for k, v in section.items()} if isinstance(section, dict) else section
         )
-    parameters = _parameters(section)
-    replaces = lambda name: (
-        name in parameters and parameters[name].default not in (None, inspect.Parameter.empty)
-    )
+    parameters = accepted(section)
+    replaces = lambda name: name in parameters and parameters[name][0] not in (None, config.EMPTY)
     return {k: drop_unset(v) for k, v in section.items() if v is not None or replaces(k)}
 
 
-def _parameters(section: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]:
-    """Those of what a section names; none where it names nothing that is known."""
+def accepted(section: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Default and type of what a section may state; nothing where its kind is not known."""
     kind = section.get("kind")
     make = CONTENTS.get(kind) if isinstance(kind, str) else None
-    return {} if make is None else inspect.signature(make).parameters
+    return {} if make is None else config.accepted(make)
 
 
 def part(given: Mapping[str, Any], name: str) -> Any:
@@ -357,7 +354,7 @@ def _with_defaults(value: Any) -> Any:
         return [_with_defaults(item) for item in value]
     if not isinstance(value, Mapping):
         return value
-    defaults = {name: parameter.default for name, parameter in _parameters(value).items()}
+    defaults = {name: default for name, (default, _) in accepted(value).items()}
     plain = {k: v for k, v in defaults.items() if isinstance(v, bool | int | float | str | None)}
     return plain | {name: _with_defaults(item) for name, item in value.items()}
 

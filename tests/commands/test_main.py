@@ -1,5 +1,6 @@
 """The command line: every mistake is one line that names what was given and what would do."""
 
+import json
 import subprocess
 import sys
 import time
@@ -64,6 +65,10 @@ def test_config_files(command, tmp_path, code, parts):
     [
         ("modle.width=3", ["'modle'", "'model'"]),
         ("model.widht=3", ["config.model", "'widht'", "'width'"]),
+        ("model.dropuot=0.1", ["config.model", "'dropuot'", "'dropout'"]),
+        ("model.deviatoin=0.1", ["config.model", "'deviatoin'", "'deviation'"]),
+        ("model.deviation=small", ["--config.model.deviation=small", "float"]),
+        ("model.execution=fast", ["model.execution is 'fast'", "'auto' or 'scan'"]),
         ("model.width.size=3", ["model.width is 16", "not a section"]),
         ("model=3", ["model is a section", "--config.model."]),
         ("model.kind=GPT3", ["model.kind", "'GPT3'", "'GPT2'"]),
@@ -104,6 +109,16 @@ def test_config_files(command, tmp_path, code, parts):
 def test_fields(tiny, tmp_path, field, parts):
     refused(tiny("", f"--config.{field}"), *parts)
     assert not (tmp_path / "run" / "config.json").exists()  # so that a second try is no other run
+
+
+def test_fields_that_the_file_leaves_out(tiny, tmp_path):
+    """Numbers, a whole one too, and a choice: they are the run's from then on."""
+    fields = "model.deviation=1", "optimizer.clip=0.5", "model.execution=scan"
+    given = [f"--config.{field}" for field in fields]
+    assert tiny("steps=1,every=0", *given, "--config.evals.heldout.every=1")[0] == 0
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["model"]["deviation"] == 1.0 and stored["model"]["execution"] == "scan"
+    assert stored["optimizer"]["clip"] == 0.5
 
 
 def test_heads_that_the_mesh_does_not_divide(tiny):
