@@ -5,7 +5,8 @@
 Counts add up over several sittings, in results.json beside this file, of which table.md is made. A
 run is judged by its last checkpoint (the content of every leaf, the position in the data) and by
 the loss of every step, bit for bit unless its row says otherwise. Nothing is ever repaired by hand:
-the same command is given again, as a launcher would.
+the same command is given again, as a launcher would. A failure stays in the results; where its
+cause was mended, `mended` names, by hand, the test that has it since.
 """
 
 import argparse
@@ -479,6 +480,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         lines.append(f"| {name} | {what} | {numbers} |")
     failures = [
         f"- {name}, seed {one['seed']}: {one['how']}"
+        + (f" **Mended since: `{one['mended']}`.**" if "mended" in one else "")
         for name, found in results.items()
         for one in found["failures"]
     ]
@@ -510,7 +512,7 @@ def main() -> None:
                     happened = FAULTS[name][0](runs)
                 except (Failed, subprocess.TimeoutExpired) as error:
                     happened = 1
-                    how = " ".join(str(error).split()).replace(scratch, "")
+                    how = " ".join(str(error).split()).replace(scratch, "").replace(f"{ROOT}/", "")
                     found["failures"].append({"seed": seed, "how": how})
                 times += max(1, happened)
                 found["times"] += happened
