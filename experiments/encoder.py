@@ -53,7 +53,7 @@ def main() -> None:
     config = f"{CONFIG}:{SIZE},length=128,batch=32,peak=2e-3,steps={options.steps}"
     every = f"--config.evals.heldout.every={max(1, options.steps // 4)}"
     fields = f"--config.data.source.paths={text}", "--config.data.heldout=0.02", every
-    print(f"{trained(options.workdir, options.minutes, config, *fields):.0f} minutes")
+    print(f"{trained(options.workdir, options.minutes, config, *fields).wall:.0f} minutes")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def main() -> None:
         f"{CONFIG}:{KNOBS},heldout={english['test']},epochs={options.epochs}",
         f"--config.data.source.paths={english['train']}",
         f"--config.init={work / 'encoder'}",
-    )
+    ).wall
     languages = {}
     for language in options.languages:
         numbers, _ = evaluated(run, f"--paths={parts(data, language, work)['test']}", "--batch=32")

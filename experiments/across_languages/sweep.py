@@ -97,8 +97,9 @@ def runs(options: argparse.Namespace, data: Path) -> dict[str, tuple[Path, float
         records = [{"english": one, "german": other} for one, other in both]
         pairs[part] = written(work / f"{part}.jsonl", records)
     config = f"{CONFIGS}/pretrain.py:{SIZE},length=64,batch=32,peak=2e-3,steps={options.steps}"
-    spent = trained(work / "encoder", options.minutes, config, f"--config.data.source.paths={text}")
-    found = {"masked language model, no pairs": (work / "encoder", spent)}
+    source = f"--config.data.source.paths={text}"
+    minutes = trained(work / "encoder", options.minutes, config, source).wall
+    found = {"masked language model, no pairs": (work / "encoder", minutes)}
     knobs = f"{SIZE},text=english,pair=german,heldout={pairs['val']},symmetric=True,length=48"
     knobs += f",batch=64,peak=1e-3,evaluations=1,epochs={options.epochs}"
     config, source = f"{CONFIGS}/finetune/embed.py:{knobs}", pairs["train"]
@@ -108,7 +109,7 @@ def runs(options: argparse.Namespace, data: Path) -> dict[str, tuple[Path, float
         ("masked language model, then en-de pairs", (f"--config.init={work / 'encoder'}",)),
     ):
         workdir = work / ("tuned" if begins else "scratch")
-        found[name] = workdir, trained(workdir, options.minutes, config, *fields, *begins)
+        found[name] = workdir, trained(workdir, options.minutes, config, *fields, *begins).wall
     return found
 
 

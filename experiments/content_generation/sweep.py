@@ -72,7 +72,7 @@ def measured(name: str, options: argparse.Namespace, data: Path) -> dict[str, An
     workdir.mkdir(parents=True, exist_ok=True)
     flags = trains(name, data, options.knobs)
     flags += [f"--config.init={options.init}"] if options.init else []
-    minutes = trained(workdir, options.minutes, *flags)
+    minutes = trained(workdir, options.minutes, *flags).wall
     if not (rows := log.rows(workdir)):
         raise SystemExit(f"{name} made no step in {minutes:.1f} minutes; more of them go on")
     flags = [f"--output={workdir / 'written.txt'}", *judges(name, data, options.workdir)]

@@ -90,7 +90,7 @@ def fasttext(options: argparse.Namespace, data: Path) -> dict[str, Any]:
     def run(name: str, knobs: str) -> tuple[float, float]:
         workdir = options.workdir / name
         config = f"{CONFIGS / 'fasttext.py'}:{COLUMNS},{knobs}"
-        minutes = trained(workdir, options.minutes, config, *fields)
+        minutes = trained(workdir, options.minutes, config, *fields).wall
         # The last evaluation is that of the last step, with which the run is opened.
         found = [row for row in log.rows(workdir) if "heldout/accuracy" in row]
         return found[-1]["heldout/accuracy"], minutes
@@ -112,7 +112,7 @@ def encoder(options: argparse.Namespace, data: Path) -> dict[str, Any]:
         *(f"--config.init={begun}", "--config.model.pool=mean", f"--config.seed={options.seed}"),
         "--config.data.grouped=20",  # messages of like length together
     )
-    minutes = trained(workdir, options.minutes, config, *fields)
+    minutes = trained(workdir, options.minutes, config, *fields).wall
     held = max(row.get("heldout/accuracy", 0.0) for row in log.rows(workdir))
     test, _ = evaluated(workdir, f"--paths={data / 'banking77' / 'test.csv.gz'}", "--batch=64")
     told = {"encoder": spent(begun), "heldout": held, "minutes": minutes}

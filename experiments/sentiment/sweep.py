@@ -12,20 +12,16 @@ this file.
 import argparse
 import json
 import os
-import signal
 import tarfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lm_research import log
-from lm_research.commands import config_flag
 from lm_research.data import Memory, Table
 from lm_research.data.prepare import held_out
-from lm_research.study.runs import evaluated, spent
-from lm_research.train import loop
+from lm_research.study.runs import evaluated, spent, trained
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"
@@ -86,47 +82,9 @@ def write(path: Path, records: list[dict[str, str]]) -> None:
     log.write_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-class Clock:
-    """Minutes since it was made: by the wall, and of this process on all cores."""
-
-    def __init__(self):
-        self.wall, self.cores = time.monotonic(), time.process_time()
-
-    def minutes(self, before: tuple[float, float] = (0.0, 0.0)) -> tuple[float, float]:
-        """Both, and what was spent before."""
-        passed = time.monotonic() - self.wall, time.process_time() - self.cores
-        return before[0] + passed[0] / 60, before[1] + passed[1] / 60
-
-
-def trained(config: Any, workdir: Path, minutes: float) -> tuple[tuple[float, float], bool]:
-    """Trains a run for so long, or to its end: its minutes in all, and whether it has ended."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    spent = workdir / "minutes.json"
-    before = tuple(json.loads(spent.read_text())) if spent.is_file() else (0.0, 0.0)
-    if before[0] >= minutes:
-        return before, False
-    # The loop saves when it is interrupted, and the next call goes on from there.
-    timer = threading.Timer(60 * (minutes - before[0]), os.kill, (os.getpid(), signal.SIGINT))
-    clock = Clock()
-    timer.start()
-    try:
-        status = loop.train(config, workdir)
-    finally:
-        timer.cancel()
-    total = clock.minutes(before)
-    log.write_text(spent, json.dumps(total))
-    return total, status == 0
-
-
-def configured(path: str, knobs: str, text: Path, init: Path | None = None, **fields: Any) -> Any:
-    """A config with its knobs, files and fields."""
-    found = config_flag.loaded(f"{CONFIGS / path}:{knobs}")
-    found.data.source.paths = str(text)
-    found.log.tensorboard = False
-    if init is not None:
-        found.init = str(init)
-    found.update_from_flattened_dict(fields)
-    return found
+def since(wall: float, cores: float) -> tuple[float, float]:
+    """Minutes by the clock and of this process on all cores, since both stood so."""
+    return (time.monotonic() - wall) / 60, (time.process_time() - cores) / 60
 
 
 def svm(parts: dict[str, Path], text: str) -> dict[str, Any]:
@@ -139,18 +97,18 @@ def svm(parts: dict[str, Path], text: str) -> dict[str, Any]:
     }
     texts = {name: [record["text"] for record in table] for name, table in tables.items()}
     labels = {name: [record["label"] for record in table] for name, table in tables.items()}
-    clock = Clock()
+    begun = time.monotonic(), time.process_time()
     vectorizer = TfidfVectorizer(
         ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", sublinear_tf=True
     )
     rows = {"train": vectorizer.fit_transform(texts["train"])}
-    vectorized = clock.minutes()
+    vectorized = since(*begun)
     rows |= {name: vectorizer.transform(texts[name]) for name in ("dev", "test")}
     tried = []
     for penalty in PENALTIES:
-        clock = Clock()
+        begun = time.monotonic(), time.process_time()
         machine = LinearSVC(C=penalty).fit(rows["train"], labels["train"])
-        minutes = clock.minutes(vectorized)
+        minutes = [x + y for x, y in zip(vectorized, since(*begun))]
         score = {name: float(machine.score(rows[name], labels[name])) for name in ("dev", "test")}
         tried.append({**score, "minutes": minutes, "finished": True, "knobs": f"C={penalty}"})
     return max(tried, key=lambda found: found["dev"])
@@ -162,19 +120,20 @@ def made(row: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
     if row == "svm":
         return svm(parts, text)
     columns = f"text={text},label=label,heldout={parts['dev']}"
-    run, minutes = options.workdir / f"{name}-{row}", options.minutes
+    fields = f"--config.data.source.paths={parts['train']}", "--config.log.tensorboard=False"
     if row == "fasttext":
-        knobs = BAGS[name]
-        config = configured("fasttext.py", f"{columns},{knobs}", parts["train"])
+        config, knobs = "fasttext.py", BAGS[name]
     else:
-        knobs = f"{TUNED[name]},{HOW[row][0]},patience=3,evaluations=1"
-        knobs += f",{options.knobs}" if options.knobs else ""
-        given = dict(init=options.encoder, **{"model.pool": "mean", "data.grouped": 50})
-        config = configured("finetune/classify.py", f"{columns},{knobs}", parts["train"], **given)
-    taken, finished = trained(config, run, minutes)
+        config, knobs = "finetune/classify.py", f"{TUNED[name]},{HOW[row][0]}"
+        knobs += ",patience=3,evaluations=1" + (f",{options.knobs}" if options.knobs else "")
+        fields += f"--config.init={options.encoder}", "--config.model.pool=mean"
+        fields += ("--config.data.grouped=50",)
+    run = options.workdir / f"{name}-{row}"
+    taken = trained(run, options.minutes, f"{CONFIGS / config}:{columns},{knobs}", *fields)
     judged = lambda part: evaluated(run, f"--paths={parts[part]}", "--batch=64")[0]["accuracy"]
     score = {part: judged(part) for part in ("dev", "test")}
-    return {**score, "minutes": taken, "finished": finished, "knobs": knobs}
+    minutes, finished = [taken.wall, taken.cores], taken.finished
+    return {**score, "minutes": minutes, "finished": finished, "knobs": knobs}
 
 
 def report(results: dict[str, Any]) -> str:
@@ -223,7 +182,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from absl import flags
-
-    flags.FLAGS.mark_as_parsed()  # Grain asks
     main()

@@ -66,7 +66,7 @@ def main() -> None:
             config = f"{CONFIGS}/finetune/tag.py:{SIZE},{TAGGED},{files}"
             fields = f"--config.data.source.paths={part('train')}", f"--config.seed={seed}"
             fields += ("--config.data.grouped=20",)  # sentences of like length together
-            minutes = trained(workdir, options.minutes, config, *fields, *begins)
+            minutes = trained(workdir, options.minutes, config, *fields, *begins).wall
             found = {
                 p: evaluated(workdir, f"--part={p}", "--batch=64")[0] for p in ("heldout", "test")
             }

@@ -76,7 +76,7 @@ def main() -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         given = ["size=small", f"corpus={corpus}", f"pairs={RUNS[name]}", options.knobs]
         config = f"{CONFIG}:{','.join(filter(None, given))}"
-        minutes = trained(workdir, options.minutes, config)
+        minutes = trained(workdir, options.minutes, config).wall
         languages = [pair.partition("-")[2] for pair in RUNS[name].split("+")]
         tests = []
         for language in languages:

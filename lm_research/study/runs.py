@@ -1,6 +1,8 @@
 """Runs of an experiment as processes of their own: trained for so long, and then evaluated."""
 
+import dataclasses
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -8,10 +10,32 @@ import time
 from pathlib import Path
 
 from lm_research import log
+from lm_research.errors import RESUME
 
 
-def trained(workdir: Path, minutes: float, config: str, *fields: str) -> float:
-    """Trains a run for so long, or to its end; the minutes it has been trained for in all.
+@dataclasses.dataclass(frozen=True)
+class Minutes:
+    """How long a run has been trained, in all calls of `trained`.
+
+    Attributes:
+      wall: minutes by the clock.
+      cores: of all cores together.
+      finished: whether the run is at its end.
+    """
+
+    wall: float = 0.0
+    cores: float = 0.0
+    finished: bool = False
+
+    @classmethod
+    def of(cls, workdir: Path) -> "Minutes":
+        """Those of a run; none where it has not begun."""
+        path = workdir / "minutes.json"
+        return cls(**json.loads(path.read_text())) if path.is_file() else cls()
+
+
+def trained(workdir: Path, minutes: float, config: str, *fields: str) -> Minutes:
+    """Trains a run for so long, or to its end.
 
     Args:
       workdir: of the run, which goes on where it stopped.
@@ -19,33 +43,44 @@ def trained(workdir: Path, minutes: float, config: str, *fields: str) -> float:
       config: a file, with knobs.
       *fields: such as `--config.seed=1`.
 
+    Returns:
+      How long it has been trained in all calls.
+
     Raises:
       SystemExit: the run failed.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    spent = workdir / "minutes.json"
-    before = json.loads(spent.read_text()) if spent.is_file() else 0.0
-    if before >= minutes:
+    before = Minutes.of(workdir)
+    if before.wall >= minutes:
         return before
-    start = time.monotonic()
+    start, cores = time.monotonic(), _core_seconds()
     command = [sys.executable, "-m", "lm_research", "train", f"--config={config}"]
     process = subprocess.Popen([*command, f"--workdir={workdir}", *fields])
     try:
-        process.wait(60 * (minutes - before))
+        process.wait(60 * (minutes - before.wall))
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)  # it saves, and the next call goes on from there
         process.wait()
-    if process.returncode not in (0, 75):
+    if process.returncode not in (0, RESUME):
         raise SystemExit(f"{workdir}: train exited with status {process.returncode}")
-    total = before + (time.monotonic() - start) / 60
-    log.write_text(spent, json.dumps(total))
+    total = Minutes(
+        before.wall + (time.monotonic() - start) / 60,
+        before.cores + (_core_seconds() - cores) / 60,
+        process.returncode == 0,
+    )
+    log.write_text(workdir / "minutes.json", json.dumps(dataclasses.asdict(total)))
     return total
 
 
+def _core_seconds() -> float:
+    """What processes that this one has started, and that have ended, took of all cores."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def spent(workdir: Path) -> str:
-    """How long a run has been trained, in all calls of `trained`: `2,000 steps, 67 minutes`."""
-    minutes = json.loads((workdir / "minutes.json").read_text())
-    return f"{log.rows(workdir)[-1]['step']:,} steps, {minutes:.0f} minutes"
+    """How long a run has been trained, in words: `2,000 steps, 67 minutes`."""
+    return f"{log.rows(workdir)[-1]['step']:,} steps, {Minutes.of(workdir).wall:.0f} minutes"
 
 
 def evaluated(workdir: Path, *flags: str) -> tuple[dict[str, float], list[str]]:
