@@ -7,19 +7,17 @@ messages of Banking77, both a few times over, and IMDB's unlabelled reviews; no 
 made of is among them. The run goes on where it stopped, until it has had its minutes or its steps.
 """
 
-import argparse
 import csv
 import gzip
 import itertools
 import json
-import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from lm_research import log
 from lm_research.data import CoNLL
-from lm_research.study.runs import trained
+from lm_research.study.runs import data_folder, parser, program, trained
 
 CONFIG = Path(__file__).parent.parent / "configs" / "pretrain.py"
 SIZE = "family=modernbert,width=128,layers=3,heads=4,dtype=float32"
@@ -41,12 +39,12 @@ def texts(data: Path) -> Iterator[str]:
 
 def main() -> None:
     """Writes the text once, and trains."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workdir", type=Path, default=Path("runs/encoder"))
-    parser.add_argument("--minutes", type=float, default=90.0, help="in all")
-    parser.add_argument("--steps", type=int, default=8000, help="of 32 rows of 128 tokens")
-    options = parser.parse_args()
-    data, text = Path(os.environ["LM_RESEARCH_DATA"]), options.workdir / "text.jsonl"
+    flags = parser(__doc__)
+    flags.add_argument("--workdir", type=Path, default=Path("runs/encoder"))
+    flags.add_argument("--minutes", type=float, default=90.0, help="in all")
+    flags.add_argument("--steps", type=int, default=8000, help="of 32 rows of 128 tokens")
+    options = flags.parse_args()
+    data, text = data_folder(), options.workdir / "text.jsonl"
     if not text.is_file():
         text.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(text, "".join(json.dumps({"text": one}) + "\n" for one in texts(data)))
@@ -57,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

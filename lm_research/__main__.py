@@ -56,10 +56,8 @@ def command(name: str, argv: list[str]) -> int:
     module.define()
     values = flags.FLAGS
     wants_help = any(flag in ("--help", "-h", "--helpfull") for flag in argv)
-    argv = [
-        f"lm_research {name}",
-        *(flag for flag in argv if flag not in ("--help", "-h", "--helpfull")),
-    ]
+    given = [flag for flag in argv if flag not in ("--help", "-h", "--helpfull")]
+    argv = [f"lm_research {name}", *config_first(given)]
     if wants_help:
         print(f"python -m lm_research {name}: {module.__doc__}")
         print(values.module_help(module.__name__) or values.get_help())
@@ -81,6 +79,15 @@ def command(name: str, argv: list[str]) -> int:
         raise UserError(f"{name} takes flags only (--flag=value), and was given {rest[1]!r}")
     logging.set_verbosity(logging.ERROR)  # Orbax and absl are chatty
     return module.run(values) or 0
+
+
+def config_first(given: list[str]) -> list[str]:
+    """Flags with --config before the others: its fields are flags only once its file is read."""
+    for i, flag in enumerate(given):
+        if re.match(r"--?config(=|$)", flag):
+            end = i + 1 if "=" in flag else i + 2
+            return [*given[i:end], *given[:i], *given[end:]]
+    return given
 
 
 def told(name: str, message: str) -> str:

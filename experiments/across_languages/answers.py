@@ -9,16 +9,14 @@ translations of one another. The run is kept in --workdir and goes on where it s
 answers.json and answers.md beside this file.
 """
 
-import argparse
 import gzip
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from lm_research import log
 from lm_research.errors import UserError
-from lm_research.study.runs import evaluated, trained
+from lm_research.study.runs import data_folder, evaluated, parser, program, trained
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "finetune" / "answer.py"
@@ -65,14 +63,14 @@ def report(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--languages", nargs="*", choices=LANGUAGES, default=LANGUAGES)
-    parser.add_argument("--minutes", type=float, default=10.0, help="of training, in all")
-    parser.add_argument("--epochs", type=float, default=10.0)
-    parser.add_argument("--workdir", type=Path, default=Path("runs/across_languages"))
-    parser.add_argument("--output", type=Path, default=HERE)
-    options = parser.parse_args()
-    data, work = Path(os.environ["LM_RESEARCH_DATA"]), options.workdir
+    flags = parser(__doc__)
+    flags.add_argument("--languages", nargs="*", choices=LANGUAGES, default=LANGUAGES)
+    flags.add_argument("--minutes", type=float, default=10.0, help="of training, in all")
+    flags.add_argument("--epochs", type=float, default=10.0)
+    flags.add_argument("--workdir", type=Path, default=Path("runs/across_languages"))
+    flags.add_argument("--output", type=Path, default=HERE)
+    options = flags.parse_args()
+    data, work = data_folder(), options.workdir
     english, run = parts(data, "en", work), work / "answers"
     minutes = trained(
         run,
@@ -92,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

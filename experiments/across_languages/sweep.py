@@ -12,7 +12,6 @@ Multi30k's test set of 2016 and in Tatoeba. Runs are kept in --workdir and go on
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from lm_research.evals.similarity import ranks
 from lm_research.infer.classify import told
 from lm_research.infer.embed import embed, embedder
 from lm_research.infer.text import Line
-from lm_research.study.runs import trained
+from lm_research.study.runs import data_folder, parser, program, trained
 from lm_research.train.restore import open_checkpoint
 
 HERE = Path(__file__).parent
@@ -135,14 +134,14 @@ def report(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0, help="of each training, in all")
-    parser.add_argument("--steps", type=int, default=1500, help="of pretraining")
-    parser.add_argument("--epochs", type=float, default=3.0, help="of pairs")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/across_languages"))
-    parser.add_argument("--output", type=Path, default=HERE)
-    options = parser.parse_args()
-    data = Path(os.environ["LM_RESEARCH_DATA"])
+    flags = parser(__doc__)
+    flags.add_argument("--minutes", type=float, default=10.0, help="of each training, in all")
+    flags.add_argument("--steps", type=int, default=1500, help="of pretraining")
+    flags.add_argument("--epochs", type=float, default=3.0, help="of pairs")
+    flags.add_argument("--workdir", type=Path, default=Path("runs/across_languages"))
+    flags.add_argument("--output", type=Path, default=HERE)
+    options = flags.parse_args()
+    data = data_folder()
     given = tests(data)
     rows = {
         name: {"minutes": minutes, "tests": retrieved(path, given)}
@@ -157,4 +156,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -21,6 +21,7 @@ from lm_research.infer import Beam, Sampler, beam_search, generate
 from lm_research.infer.repetition import Repetition
 from lm_research.infer.text import answer, request
 from lm_research.models import EncoderDecoder
+from lm_research.study.runs import parser, program
 from lm_research.train.restore import Loaded, open_checkpoint
 
 ASKED = "Write a short description from these facts."
@@ -73,25 +74,25 @@ def described(loaded: Loaded, attributes: Sequence[str], settings: argparse.Name
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("attributes", nargs="+", help="such as 'name | Aromi' 'area | riverside'")
-    parser.add_argument("--checkpoint", required=True, help="a run or a Hugging Face directory")
-    parser.add_argument("--beams", type=int, default=5)
-    parser.add_argument("--length", type=int, default=80, help="new tokens at most")
-    parser.add_argument("--samples", type=int, default=1, help="how many descriptions")
-    parser.add_argument("--temperature", type=float, help="draws, in place of searching")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--repetition-penalty", type=float, default=1.0)
-    parser.add_argument("--no-repeat", type=int, help="no so many tokens in a row come twice")
-    settings = parser.parse_args()
+    flags = parser(__doc__)
+    flags.add_argument("attributes", nargs="+", help="such as 'name | Aromi' 'area | riverside'")
+    flags.add_argument("--checkpoint", required=True, help="a run or a Hugging Face directory")
+    flags.add_argument("--beams", type=int, default=5)
+    flags.add_argument("--length", type=int, default=80, help="new tokens at most")
+    flags.add_argument("--samples", type=int, default=1, help="how many descriptions")
+    flags.add_argument("--temperature", type=float, help="draws, in place of searching")
+    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--repetition_penalty", type=float, default=1.0)
+    flags.add_argument("--no_repeat", type=int, help="no so many tokens in a row come twice")
+    settings = flags.parse_args()
     try:
         with mesh.single():
             loaded = open_checkpoint(settings.checkpoint)
             for text in described(loaded, settings.attributes, settings):
                 print(text)
-    except (UserError, ValueError) as error:
-        raise SystemExit(f"describe.py: {error}") from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -16,7 +16,7 @@ from typing import Any
 
 from lm_research import log
 from lm_research.data import WebNLG
-from lm_research.study.runs import evaluated, trained
+from lm_research.study.runs import data_folder, evaluated, parser, program, trained
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs" / "finetune"
@@ -121,16 +121,16 @@ def report(results: dict[str, Any]) -> str:
 
 def main() -> None:
     """Trains, evaluates, and writes what came out."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=list(SMALL), nargs="*", default=list(SMALL))
-    parser.add_argument("--minutes", type=float, default=5.0, help="of training, each")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/content_generation"))
-    parser.add_argument("--init", default="", help="a run or a Hugging Face directory")
-    parser.add_argument("--knobs", default="", help="others of the configs")
-    parser.add_argument("--limit", type=int, help="records to write from; by default all")
-    parser.add_argument("--output", type=Path, default=HERE)
-    options = parser.parse_args()
-    data = Path(os.environ["LM_RESEARCH_DATA"])
+    flags = parser(__doc__)
+    flags.add_argument("--only", choices=list(SMALL), nargs="*", default=list(SMALL))
+    flags.add_argument("--minutes", type=float, default=5.0, help="of training, each")
+    flags.add_argument("--workdir", type=Path, default=Path("runs/content_generation"))
+    flags.add_argument("--init", default="", help="a run or a Hugging Face directory")
+    flags.add_argument("--knobs", default="", help="others of the configs")
+    flags.add_argument("--limit", type=int, help="records to write from; by default all")
+    flags.add_argument("--output", type=Path, default=HERE)
+    options = flags.parse_args()
+    data = data_folder()
     stored = options.output / "results.json"
     results = json.loads(stored.read_text()) if stored.is_file() else {}
     for name in options.only:
@@ -141,4 +141,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

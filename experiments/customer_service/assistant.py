@@ -33,6 +33,7 @@ from lm_research.errors import UserError
 from lm_research.infer.classify import classify, told
 from lm_research.infer.embed import embed, embedder, nearest
 from lm_research.infer.text import Line
+from lm_research.study.runs import parser
 from lm_research.train.restore import open_checkpoint
 
 WORD = re.compile(r"\w+")
@@ -207,15 +208,13 @@ def calibration(served: Assistant, told: Sequence[tuple[str, str]]) -> list[str]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Chats, or calibrates; the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--intents", type=Path, required=True, help="a run that tells classes")
-    parser.add_argument("--faq", type=Path, required=True, help="question TAB answer in each row")
-    parser.add_argument("--answers", type=Path, help="a run that makes vectors")
-    parser.add_argument("--threshold", type=float, default=0.6)
-    parser.add_argument("--calibrate", type=Path, help="message TAB class in each row")
-    options = parser.parse_args(arguments)
+    flags = parser(__doc__)
+    flags.add_argument("--intents", type=Path, required=True, help="a run that tells classes")
+    flags.add_argument("--faq", type=Path, required=True, help="question TAB answer in each row")
+    flags.add_argument("--answers", type=Path, help="a run that makes vectors")
+    flags.add_argument("--threshold", type=float, default=0.6)
+    flags.add_argument("--calibrate", type=Path, help="message TAB class in each row")
+    options = flags.parse_args(arguments)
     try:
         with mesh.single():
             served = assistant(options)

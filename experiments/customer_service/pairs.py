@@ -10,7 +10,6 @@ first; `text` and `pair` are the columns. With --plain it writes a message, a ta
 each row, as assistant.py --calibrate takes them.
 """
 
-import argparse
 import random
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from lm_research import log
 from lm_research.data import Table
 from lm_research.errors import UserError
+from lm_research.study.runs import parser
 
 
 def pairs(messages: list[tuple[str, str]], seed: int = 0) -> list[tuple[str, str]]:
@@ -36,15 +36,13 @@ def pairs(messages: list[tuple[str, str]], seed: int = 0) -> list[tuple[str, str
 
 def main() -> int:
     """Writes the table; the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--messages", required=True, help=".tsv, .csv or .jsonl, perhaps .gz")
-    parser.add_argument("--text", default="text", help="the column of messages")
-    parser.add_argument("--label", default="label", help="the column of intents")
-    parser.add_argument("--plain", action="store_true")
-    parser.add_argument("--output", type=Path, required=True)
-    options = parser.parse_args()
+    flags = parser(__doc__)
+    flags.add_argument("--messages", required=True, help=".tsv, .csv or .jsonl, perhaps .gz")
+    flags.add_argument("--text", default="text", help="the column of messages")
+    flags.add_argument("--label", default="label", help="the column of intents")
+    flags.add_argument("--plain", action="store_true")
+    flags.add_argument("--output", type=Path, required=True)
+    options = flags.parse_args()
     try:
         table = Table(options.messages, columns={"text": options.text, "label": options.label})
         clean = lambda text: " ".join(text.split())  # no tabs and no ends of lines

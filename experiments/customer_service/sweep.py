@@ -18,7 +18,6 @@ import argparse
 import csv
 import gzip
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ import numpy as np
 
 from lm_research import log
 from lm_research.data.permutation import permuted
-from lm_research.study.runs import evaluated, spent, trained
+from lm_research.study.runs import data_folder, evaluated, parser, program, spent, trained
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"
@@ -138,16 +137,16 @@ def report(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", choices=list(ROWS), default=list(ROWS))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=240.0, help="of each training, in all")
-    parser.add_argument("--epochs", type=float, default=12.0, help="of fine-tuning")
-    parser.add_argument("--encoder", type=Path, default=Path("runs/encoder"))
-    parser.add_argument("--workdir", type=Path, default=Path("runs/customer_service"))
-    parser.add_argument("--output", type=Path, default=HERE)
-    options = parser.parse_args()
-    data, path = Path(os.environ["LM_RESEARCH_DATA"]), options.output / "results.json"
+    flags = parser(__doc__)
+    flags.add_argument("--only", nargs="*", choices=list(ROWS), default=list(ROWS))
+    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--minutes", type=float, default=240.0, help="of each training, in all")
+    flags.add_argument("--epochs", type=float, default=12.0, help="of fine-tuning")
+    flags.add_argument("--encoder", type=Path, default=Path("runs/encoder"))
+    flags.add_argument("--workdir", type=Path, default=Path("runs/customer_service"))
+    flags.add_argument("--output", type=Path, default=HERE)
+    options = flags.parse_args()
+    data, path = data_folder(), options.output / "results.json"
     for name in options.only:
         row = ROWS[name](options, data)
         results = json.loads(path.read_text()) if path.is_file() else {}
@@ -158,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

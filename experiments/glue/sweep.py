@@ -20,6 +20,7 @@ from lm_research import log
 from lm_research.commands import config_flag
 from lm_research.data import glue
 from lm_research.evals import agreement
+from lm_research.study.runs import parser, program
 from lm_research.train import loop, restore
 from lm_research.train.experiment import part
 
@@ -118,15 +119,15 @@ def report(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--task", required=True, help=f"one of {', '.join(glue.TASKS)}")
-    parser.add_argument("--path", default="", help="a folder with the task's files; TFDS if empty")
-    parser.add_argument("--init", default="", help="a run or a Hugging Face directory")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--knobs", default="", help="of configs/finetune/glue.py, such as width=64")
-    parser.add_argument("--runs", type=Path, default=Path("runs/glue"))
-    parser.add_argument("--output", type=Path, default=HERE)
-    options = parser.parse_args()
+    flags = parser(__doc__)
+    flags.add_argument("--task", required=True, help=f"one of {', '.join(glue.TASKS)}")
+    flags.add_argument("--path", default="", help="a folder with the task's files; TFDS if empty")
+    flags.add_argument("--init", default="", help="a run or a Hugging Face directory")
+    flags.add_argument("--seeds", type=int, default=5)
+    flags.add_argument("--knobs", default="", help="of configs/finetune/glue.py, such as width=64")
+    flags.add_argument("--runs", type=Path, default=Path("runs/glue"))
+    flags.add_argument("--output", type=Path, default=HERE)
+    options = flags.parse_args()
     path = options.output / "results.json"
     results = json.loads(path.read_text()) if path.is_file() else {"tasks": {}}
     results["versions"] = {"jax": jax.__version__}
@@ -136,7 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from absl import flags
-
-    flags.FLAGS.mark_as_parsed()  # Grain asks
-    main()
+    program(main)

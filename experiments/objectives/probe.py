@@ -15,6 +15,7 @@ import optax
 
 from lm_research.layers import Mask
 from lm_research.models import EncoderDecoder
+from lm_research.study.runs import data_folder
 
 ROWS, LENGTH = 64, 64  # of a batch of sentences; longer ones are cut
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -25,7 +26,7 @@ def sst2(rows: int) -> tuple[Labelled, Labelled]:
     """Sentences and labels: `rows` of the training set, the same every time, and the dev set."""
     if "LM_RESEARCH_DATA" not in os.environ:
         raise SystemExit("set LM_RESEARCH_DATA to the directory under which sst2/ lies")
-    directory = Path(os.environ["LM_RESEARCH_DATA"]) / "sst2"
+    directory = data_folder() / "sst2"
     (texts, labels), dev = (_read(directory / f"glue_{part}.tsv.gz") for part in ("train", "dev"))
     chosen = np.random.default_rng(0).permutation(len(texts))[:rows]
     return ([texts[i] for i in chosen], labels[chosen]), dev

@@ -19,6 +19,7 @@ from probe import accuracy, bags, features, sst2
 from lm_research import log, mesh, objectives, tree
 from lm_research.commands import config_flag
 from lm_research.models.initial import initial
+from lm_research.study.runs import parser, program
 from lm_research.train import loop, restore
 from lm_research.train.experiment import part
 
@@ -167,16 +168,16 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="objectives, with commas between")
-    parser.add_argument("--runs", type=Path, default=Path("runs/objectives"))
-    parser.add_argument("--output", type=Path, default=HERE)
-    parser.add_argument("--paths", default="", help="text files; Python's documentation if empty")
-    parser.add_argument("--rows", type=int, default=10_000, help="training sentences of SST-2")
+    flags = parser(__doc__)
+    flags.add_argument("--only", default="", help="objectives, with commas between")
+    flags.add_argument("--runs", type=Path, default=Path("runs/objectives"))
+    flags.add_argument("--output", type=Path, default=HERE)
+    flags.add_argument("--paths", default="", help="text files; Python's documentation if empty")
+    flags.add_argument("--rows", type=int, default=10_000, help="training sentences of SST-2")
     for name, value in (("width", 192), ("layers", 4), ("length", 128), ("batch", 32)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--steps", type=int, default=1500)
-    options = parser.parse_args()
+        flags.add_argument(f"--{name}", type=int, default=value)
+    flags.add_argument("--steps", type=int, default=1500)
+    options = flags.parse_args()
     chosen = options.only.split(",") if options.only else list(KINDS)
     found = []
     for name in chosen:
@@ -195,7 +196,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from absl import flags
-
-    flags.FLAGS.mark_as_parsed()  # Grain asks
-    main()
+    program(main)

@@ -11,7 +11,6 @@ this file.
 
 import argparse
 import json
-import os
 import tarfile
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from typing import Any
 from lm_research import log
 from lm_research.data import Memory, Table
 from lm_research.data.prepare import held_out
-from lm_research.study.runs import evaluated, spent, trained
+from lm_research.study.runs import data_folder, evaluated, parser, program, spent, trained
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"
@@ -116,7 +115,7 @@ def svm(parts: dict[str, Path], text: str) -> dict[str, Any]:
 
 def made(row: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
     """What a row of the table says of a set."""
-    parts, text = files(name, Path(os.environ["LM_RESEARCH_DATA"]), options.workdir)
+    parts, text = files(name, data_folder(), options.workdir)
     if row == "svm":
         return svm(parts, text)
     columns = f"text={text},label=label,heldout={parts['dev']}"
@@ -157,15 +156,15 @@ def report(results: dict[str, Any]) -> str:
 
 def main() -> None:
     """Trains, evaluates, and writes what came out."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=ROWS, nargs="*", default=list(ROWS), help="rows")
-    parser.add_argument("--sets", choices=SETS, nargs="*", default=list(SETS))
-    parser.add_argument("--encoder", type=Path, default=Path("runs/encoder"))
-    parser.add_argument("--minutes", type=float, default=30.0, help="of each training")
-    parser.add_argument("--knobs", default="", help="of configs/finetune/classify.py, for all rows")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/sentiment"))
-    parser.add_argument("--output", type=Path, default=HERE)
-    options = parser.parse_args()
+    flags = parser(__doc__)
+    flags.add_argument("--only", choices=ROWS, nargs="*", default=list(ROWS), help="rows")
+    flags.add_argument("--sets", choices=SETS, nargs="*", default=list(SETS))
+    flags.add_argument("--encoder", type=Path, default=Path("runs/encoder"))
+    flags.add_argument("--minutes", type=float, default=30.0, help="of each training")
+    flags.add_argument("--knobs", default="", help="of configs/finetune/classify.py, for all rows")
+    flags.add_argument("--workdir", type=Path, default=Path("runs/sentiment"))
+    flags.add_argument("--output", type=Path, default=HERE)
+    options = flags.parse_args()
     stored = options.output / "results.json"
     results = json.loads(stored.read_text()) if stored.is_file() else {"sets": {}}
     for name in options.sets:
@@ -182,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -8,16 +8,14 @@ Runs are kept in --workdir and go on where they stopped; --minutes are those of 
 all. Writes results.json and report.md beside this file.
 """
 
-import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lm_research import log
-from lm_research.study.runs import evaluated, trained
+from lm_research.study.runs import data_folder, evaluated, parser, program, trained
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"
@@ -43,16 +41,16 @@ def report(results: dict[str, Any]) -> str:
 
 def main() -> None:
     """Trains, evaluates, and writes what came out."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    flags = parser(__doc__)
     kinds = ("scratch", "pretrained")
-    parser.add_argument("--only", choices=kinds, nargs="*", default=kinds)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--minutes", type=float, default=30.0, help="of each training")
-    parser.add_argument("--epochs", type=float, default=10.0, help="of tagging")
-    parser.add_argument("--encoder", type=Path, default=Path("runs/encoder"))
-    parser.add_argument("--workdir", type=Path, default=Path("runs/tagging"))
-    options = parser.parse_args()
-    data = Path(os.environ["LM_RESEARCH_DATA"])
+    flags.add_argument("--only", choices=kinds, nargs="*", default=kinds)
+    flags.add_argument("--seeds", type=int, nargs="*", default=[0])
+    flags.add_argument("--minutes", type=float, default=30.0, help="of each training")
+    flags.add_argument("--epochs", type=float, default=10.0, help="of tagging")
+    flags.add_argument("--encoder", type=Path, default=Path("runs/encoder"))
+    flags.add_argument("--workdir", type=Path, default=Path("runs/tagging"))
+    options = flags.parse_args()
+    data = data_folder()
     part = lambda name: data / "ud" / f"en_ewt-ud-{name}.conllu.gz"
     stored = HERE / "results.json"
     results = json.loads(stored.read_text()) if stored.is_file() else {}
@@ -77,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -7,14 +7,12 @@ Runs are kept in --workdir and go on where they stopped: three times 30 minutes 
 results.json and report.md beside this file, the learning curve among them.
 """
 
-import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from lm_research import log
-from lm_research.study.runs import evaluated, trained
+from lm_research.study.runs import data_folder, evaluated, parser, program, trained
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parent.parent / "configs" / "translation.py"
@@ -61,14 +59,14 @@ def report(results: dict[str, Any]) -> str:
 
 def main() -> None:
     """Trains, evaluates, and writes what came out."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=list(RUNS), nargs="*", default=list(RUNS))
-    parser.add_argument("--minutes", type=float, default=90.0, help="of training, each")
-    parser.add_argument("--workdir", type=Path, default=Path("runs"))
-    parser.add_argument("--tests", nargs="*", default=list(TESTS))
-    parser.add_argument("--knobs", default="", help="others of configs/translation.py")
-    options = parser.parse_args()
-    corpus = Path(os.environ["LM_RESEARCH_DATA"]) / "multi30k"
+    flags = parser(__doc__)
+    flags.add_argument("--only", choices=list(RUNS), nargs="*", default=list(RUNS))
+    flags.add_argument("--minutes", type=float, default=90.0, help="of training, each")
+    flags.add_argument("--workdir", type=Path, default=Path("runs"))
+    flags.add_argument("--tests", nargs="*", default=list(TESTS))
+    flags.add_argument("--knobs", default="", help="others of configs/translation.py")
+    options = flags.parse_args()
+    corpus = data_folder() / "multi30k"
     stored = HERE / "results.json"
     results = json.loads(stored.read_text()) if stored.is_file() else {}
     for name in options.only:
@@ -93,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

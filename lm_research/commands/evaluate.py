@@ -281,8 +281,11 @@ def _of_files(paths: str, loaded: Any, length: int, scratch: Path) -> Any:
 def _of_pairs(values: flags.FlagValues, loaded: Any, length: int, scratch: Path) -> Any:
     """All the pairs of some files, held out."""
     from lm_research.data import Pairs, Parallel, Tagged
+    from lm_research.infer.text import note_spelled
 
     given, pairs = _trained(loaded, SCORED), Pairs(values.paths)
-    pairs = pairs if values.tag is None else Tagged(pairs, values.tag)
+    if values.tag is not None:
+        note_spelled(values.tag, loaded.tokenizer)
+        pairs = Tagged(pairs, values.tag)
     data = Parallel(pairs, given, heldout=pairs, packed=True)
     return data.prepare(scratch / "pairs", length)

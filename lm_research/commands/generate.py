@@ -29,6 +29,9 @@ def define() -> None:
         "where to write continuations: a JSON object each where the name ends in .jsonl, else a "
         "line of text each; by default texts are printed",
     )
+    flags.DEFINE_string(
+        "tag", None, "put before every text that an encoder-decoder reads, such as <2de>"
+    )
     flags.DEFINE_integer("length", 100, "new tokens at most", lower_bound=1)
     flags.DEFINE_float("temperature", 1.0, "divides the logits; 0 takes the likeliest token")
     flags.DEFINE_integer("top_k", None, "keep the k likeliest tokens")
@@ -70,8 +73,9 @@ def run(values: flags.FlagValues) -> None:
     """Prints continuations, or writes them to --output."""
     from lm_research import log, mesh
     from lm_research.infer import beam_search, generate
+    from lm_research.infer.classify import told
     from lm_research.infer.shapes import check
-    from lm_research.infer.text import encoded, jsonl, stopping
+    from lm_research.infer.text import encoded, jsonl, stopping, tagged
     from lm_research.train.restore import open_checkpoint
 
     write = functools.partial(beam_search, beam=_beam(values))
@@ -81,7 +85,11 @@ def run(values: flags.FlagValues) -> None:
         loaded = open_checkpoint(values.checkpoint, dtype=values.dtype)
         lines = _requests(values, loaded)
         encode, eos = _encoding(values, loaded)
-        prompts = [encoded(line, loaded.tokenizer, encode) for line in lines]
+        if _reads(loaded):
+            sources = [tagged(line, values.tag, loaded.tokenizer) for line in lines]
+            prompts, _ = told(sources, loaded.tokenizer, loaded.context)
+        else:
+            prompts = [encoded(line, loaded.tokenizer, encode) for line in lines]
         for line, prompt in zip(lines, prompts):
             check(loaded.model, prompt, line.where, values.length)
         if printer := _printer(values, loaded, prompts):
@@ -133,6 +141,8 @@ def _encoding(values: flags.FlagValues, loaded: Any) -> tuple[Any, tuple[int, ..
     from lm_research.errors import UserError
     from lm_research.infer.text import request
 
+    if values.tag is not None and not _reads(loaded):
+        raise UserError("--tag is for what an encoder-decoder reads, and a decoder goes on")
     if not values.chat:
         if values.system is not None:
             raise UserError("--system is for a conversation: give --chat")

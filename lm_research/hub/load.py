@@ -81,7 +81,8 @@ def ends(directory: str | Path) -> tuple[int, ...]:
 
 def context(directory: str | Path) -> int | None:
     """How many tokens config.json says the model was made to read at once, where it does."""
-    return _config(Path(directory)).get(CONTEXT)
+    config = _config(Path(directory))
+    return config.get(CONTEXT, config.get("n_positions"))  # as GPT-2 and T5 call it
 
 
 def family(directory: str | Path) -> Family:

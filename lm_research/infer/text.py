@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
+from lm_research import log
 from lm_research.data import Tokenizer
 from lm_research.data.text import whole_text
 from lm_research.errors import UserError
@@ -118,6 +120,20 @@ def _part(where: str, key: str, value: Any, takes: str) -> Line:
 def request(model: nn.Module) -> Callable[[Tokenizer, str], np.ndarray]:
     """How a model takes a text: as what it continues, or as a source to write another from."""
     return Tokenizer.complete if isinstance(model, EncoderDecoder) else Tokenizer.prompt
+
+
+def tagged(line: Line, tag: str | None, tokenizer: Any) -> Line:
+    """A text to read, after a tag, where there is one; a blank text stays one."""
+    if tag is None or not (line.text or "").strip():
+        return dataclasses.replace(line, pair=None)
+    note_spelled(tag, tokenizer)
+    return dataclasses.replace(line, text=f"{tag} {line.text}", pair=None)
+
+
+def note_spelled(tag: str, tokenizer: Any) -> None:
+    """Says where a tag such as <2de> is no token of its own, so that no model was told by it."""
+    if re.fullmatch(r"<\S+>", tag) and (count := len(tokenizer.encode(tag))) > 1:
+        log.fallback(f"the tag {tag}", f"{count} tokens that spell it", "the tokenizer has no such")
 
 
 def encoded(

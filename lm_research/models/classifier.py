@@ -168,11 +168,13 @@ class Classifying(Family):
         """Whether a section may be one of this family's models."""
         own = {"activation": None, "bias": True, **self.head}
         own.pop("dense_dropout", None)  # a choice of training
-        return (
-            section["kind"] == "Classifier"
-            and section["trunk"]["kind"] == self.kind
-            and all(_resolved(section, name) == value for name, value in own.items())
-        )
+        if section["kind"] != "Classifier" or section["trunk"]["kind"] != self.kind:
+            return False
+        pool = section["pool"]
+        if pool is None and own["pool"] != "each":
+            pool = own["pool"]  # of a text the first token, or a decoder's last
+        said = {**section, "pool": pool}
+        return all(_resolved(said, name) == value for name, value in own.items())
 
     def ours(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Our model section, given their config completed by `defaults`."""

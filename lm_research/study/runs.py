@@ -1,16 +1,52 @@
 """Runs of an experiment as processes of their own: trained for so long, and then evaluated."""
 
+import argparse
+import contextlib
 import dataclasses
 import json
+import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lm_research import log
-from lm_research.errors import RESUME
+from lm_research.errors import RESUME, UserError, ending
+
+
+def program(main: Callable[[], int | None]) -> None:
+    """Runs the main function of a script; a user's mistake is one line, and its exit status."""
+    from absl import flags
+
+    flags.FLAGS.mark_as_parsed()  # Grain asks
+    try:
+        sys.exit(main())
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        status, line = ending(error)
+        print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
+        sys.exit(status)
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+    """A parser of a script's flags, whose help is the script's docstring as it stands."""
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def data_folder() -> Path:
+    """The folder with the data sets that experiments are made on.
+
+    Raises:
+      UserError: nothing says where it is.
+    """
+    if not (folder := os.environ.get("LM_RESEARCH_DATA")):
+        raise UserError("LM_RESEARCH_DATA is not set; it takes the folder with the data sets")
+    return Path(folder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +91,15 @@ def trained(workdir: Path, minutes: float, config: str, *fields: str) -> Minutes
         return before
     start, cores = time.monotonic(), _core_seconds()
     command = [sys.executable, "-m", "lm_research", "train", f"--config={config}"]
-    process = subprocess.Popen([*command, f"--workdir={workdir}", *fields])
-    try:
-        process.wait(60 * (minutes - before.wall))
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)  # it saves, and the next call goes on from there
-        process.wait()
-    if process.returncode not in (0, RESUME):
+    # Not of this group: Control-C comes to it once, from here.
+    process = subprocess.Popen([*command, f"--workdir={workdir}", *fields], process_group=0)
+    with _passed_on(process) as told:
+        try:
+            process.wait(60 * (minutes - before.wall))
+        except subprocess.TimeoutExpired:
+            process.terminate()  # it saves, and the next call goes on from there
+            process.wait()
+    if process.returncode not in (0, RESUME, -signal.SIGTERM):  # the last, before it has begun
         raise SystemExit(f"{workdir}: train exited with status {process.returncode}")
     total = Minutes(
         before.wall + (time.monotonic() - start) / 60,
@@ -69,7 +107,27 @@ def trained(workdir: Path, minutes: float, config: str, *fields: str) -> Minutes
         process.returncode == 0,
     )
     log.write_text(workdir / "minutes.json", json.dumps(dataclasses.asdict(total)))
+    if told:
+        raise SystemExit(f"{workdir}: stopped; the same command goes on")
     return total
+
+
+@contextlib.contextmanager
+def _passed_on(process: subprocess.Popen):
+    """A block in which what tells this process to stop tells another one; gives what has come."""
+    told: list[int] = []
+
+    def tell(number: int, frame: Any) -> None:
+        told.append(number)
+        process.terminate()
+
+    names = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    before = {number: signal.signal(number, tell) for number in names}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _core_seconds() -> float:

@@ -20,6 +20,7 @@ def directory(tmp_path_factory):
     """A T5 with large weights, and a tokenizer of bytes."""
     torch.manual_seed(0)
     sizes = {"vocab_size": 257, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2}
+    sizes["n_positions"] = 512  # which relative positions do not need, and T5's checkpoints say
     special = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": END}
     settings = transformers.T5Config(**sizes, **special, num_heads=4)
     model = transformers.T5ForConditionalGeneration(settings).eval()
@@ -73,6 +74,19 @@ def test_a_prompt_is_read_and_another_text_is_written(command, directory, tmp_pa
         assert status == 0 and out.rstrip("\n") == found[0]["text"]
     status, _, err = command(*arguments)
     assert status == 2 and "there is nothing to read" in err
+
+
+def test_a_tag_comes_before_and_long_sources_are_cut_as_in_training(command, directory, tmp_path):
+    _, path = directory
+    (tmp_path / "in.txt").write_text(f"a dog\n\n{'a dog and ' * 60}\n")
+    arguments = ["generate", f"--checkpoint={path}", "--greedy", "--length=2", "--tag=<2de>"]
+    files = [f"--input={tmp_path / 'in.txt'}", f"--output={tmp_path / 'out.jsonl'}"]
+    status, _, said = command(*arguments, *files)
+    assert status == 0 and "1 of 3 texts, longer than 512 tokens" in said
+    assert "the tag <2de>" in said and "5 tokens that spell it" in said
+    tagged, blank, long = [row["prompt_tokens"] for row in written(tmp_path / "out.jsonl")]
+    assert tagged == tokens("<2de> a dog") and blank == tokens("")
+    assert long == tokens(f"<2de> {'a dog and ' * 60}"[:511])
 
 
 def test_scores_are_those_of_transformers(command, directory, tmp_path):

@@ -111,6 +111,12 @@ def test_fields(tiny, tmp_path, field, parts):
     assert not (tmp_path / "run" / "config.json").exists()  # so that a second try is no other run
 
 
+def test_fields_before_the_file(command):
+    result = command("train", "--config.modle.width=3", "--config=tests/tiny.py", "--workdir=run")
+    refused(result, "'modle'", "'model'")
+    refused(command("train", "--config.modle=3", "--config", "tests/tiny.py"), "'modle'", "'model'")
+
+
 def test_fields_that_the_file_leaves_out(tiny, tmp_path):
     """Numbers, a whole one too, and a choice: they are the run's from then on."""
     fields = "model.deviation=1", "optimizer.clip=0.5", "model.execution=scan"

@@ -1,14 +1,17 @@
 """Runs of experiments: they stop when they have had their minutes, and go on from there."""
 
+import os
+import signal
 import sys
+import threading
 
 import pytest
 
-from lm_research.study.runs import Minutes, trained
+from lm_research.study.runs import Minutes, data_folder, program, trained
 
 PROGRAM = """#!/bin/bash
 echo "$@" >> "{record}"
-trap 'exit 75' INT
+trap 'exit 75' TERM
 i=0
 while [ $((i++)) -lt {tenths} ]; do sleep 0.1; done
 exit {status}
@@ -42,6 +45,23 @@ def test_minutes_of_all_calls_count(python, tmp_path):
         f"-m lm_research train --config=a.py:steps=3 --workdir={workdir} --config.seed=1",
         f"-m lm_research train --config=a.py:steps=3 --workdir={workdir}",
     ]
+
+
+def test_what_tells_the_experiment_to_stop_tells_the_run(python, tmp_path):
+    python(tenths=100)
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(SystemExit, match="stopped; the same command goes on"):
+        trained(tmp_path / "run", 1.0, "a.py")
+    spent = Minutes.of(tmp_path / "run")
+    assert 0.4 / 60 <= spent.wall < 5 / 60 and not spent.finished
+
+
+def test_mistakes_are_one_line(monkeypatch, capsys):
+    monkeypatch.delenv("LM_RESEARCH_DATA", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        program(data_folder)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith("takes the folder with the data sets\n")
 
 
 def test_a_run_that_fails_ends_the_experiment(python, tmp_path):

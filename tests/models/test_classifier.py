@@ -12,6 +12,7 @@ from variants import tried
 from lm_research import config, mesh, tree
 from lm_research.errors import UserError
 from lm_research.hub import load, save
+from lm_research.hub.names import abstract, fitting, parameters
 from lm_research.layers import Mask
 from lm_research.models import BERT, GPT2, T5, Classifier, FastText
 from lm_research.models.classifier import pooled
@@ -120,6 +121,24 @@ def test_is_theirs(architecture, tmp_path):
         slope = 0 if parameter.grad is None else parameter.grad.numpy()
         limit = 1e-4 * max(1e-2, np.abs(slope).max())
         assert name not in slopes or np.abs(slopes[name] - slope).max() < limit, name
+
+
+@pytest.mark.parametrize(
+    "kind, said, architecture",
+    [
+        ("BERT", {}, "BertForSequenceClassification"),
+        ("BERT", {"pool": "first"}, "BertForSequenceClassification"),
+        ("BERT", {"pool": "each"}, "BertForTokenClassification"),
+        ("GPT2", {"bias": False}, "GPT2ForSequenceClassification"),
+    ],
+)
+def test_what_a_section_leaves_out_is_what_the_classifier_has(kind, said, architecture):
+    """A classifier from nothing is saved as one that says all of itself."""
+    trunk = {"kind": kind, "vocab": 9, "width": 8, "layers": 1, "heads": 2}
+    section = {"kind": "Classifier", "trunk": trunk, "classes": ["no", "yes"], **said}
+    with mesh.single():
+        given = parameters(abstract(config.build(section, CONTENTS, "model")))
+    assert fitting(save.completed(section), given).architecture == architecture
 
 
 def test_what_a_text_is_judged_by():
