@@ -300,6 +300,8 @@ class Progress:
 
     def _text(self, step: int, loss: float, data_wait_fraction: float) -> str:
         (before, first), (now, last) = self._recent[0], self._recent[-1]
+        if self._updates == 1:  # which says nothing of those to come
+            return f"loss {loss:.4f}, compiled and made in {now - before:.0f} s"
         speed = (last - first) / max(now - before, 1e-9)
         left = _clock((self.total - step) / speed) if speed else "?"
         return (

@@ -291,7 +291,10 @@ def completed(given: Mapping[str, Any]) -> dict[str, Any]:
     result = drop_unset(result)
     if (result.get("steps") is None) == ("epochs" not in result["batch"]):
         which = "both" if "epochs" in result["batch"] else "neither"
-        raise UserError(f"the config has {which} of steps and batch.epochs; it takes one of them")
+        short = "; for a short run give a part of an epoch" if which == "both" else ""
+        raise UserError(
+            f"the config has {which} of steps and batch.epochs; it takes one of them{short}"
+        )
     return result
 
 
