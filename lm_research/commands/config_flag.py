@@ -158,7 +158,8 @@ def check(config: ConfigDict, field: str, value: str | None, following: str) -> 
 
 def _stated(default: Any, hint: Any) -> Any:
     """A field's default, or a placeholder of its type; None for what is no number and no text."""
-    options = typing.get_args(hint) or (hint,)  # of a union or a literal
+    choice = typing.get_origin(hint) in (typing.Union, types.UnionType, Literal)
+    options = typing.get_args(hint) if choice else (hint,)
     kinds = {option if isinstance(option, type) else type(option) for option in options}
     if isinstance(default, bool | int | float | str):
         return float(default) if float in kinds and type(default) is int else default

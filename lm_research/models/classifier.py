@@ -170,7 +170,7 @@ class Classifying(Family):
         own.pop("dense_dropout", None)  # a choice of training
         if section["kind"] != "Classifier" or section["trunk"]["kind"] != self.kind:
             return False
-        pool = section["pool"]
+        pool = section.get("pool")
         if pool is None and own["pool"] != "each":
             pool = own["pool"]  # of a text the first token, or a decoder's last
         said = {**section, "pool": pool}

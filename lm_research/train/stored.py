@@ -96,12 +96,12 @@ def _unverified(path: Path, wanted: Mapping, partial: bool) -> tuple[dict, dict[
                 restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
                 partial_restore=True,
             )
-            leaves = reader.restore(path, ocp.args.Composite(state=arguments))["state"]
-            # What it finds no record of, Orbax gives back as it was asked for: a mere shape.
-            lost = [name for name in wanted if not isinstance(leaves.get(name), jax.Array)]
+            found = reader.restore(path, ocp.args.Composite(state=arguments))["state"]
+            # What it has no record of, Orbax gives back as it was asked for: a mere shape.
+            lost = [name for name in wanted if not isinstance(found.get(name), jax.Array)]
         if lost:
             raise Damaged(f"the state has no {lost[0]}, which was written")
-        return leaves, meta
+        return found, meta
 
 
 def leaves(path: Path) -> set[str]:

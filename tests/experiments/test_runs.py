@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 import pytest
 
@@ -48,8 +49,14 @@ def test_minutes_of_all_calls_count(python, tmp_path):
 
 
 def test_what_tells_the_experiment_to_stop_tells_the_run(python, tmp_path):
+    def interrupt():
+        while not (tmp_path / "record").exists():
+            time.sleep(0.01)
+        time.sleep(0.5)  # it waits for the run by now
+        os.kill(os.getpid(), signal.SIGINT)
+
     python(tenths=100)
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    threading.Thread(target=interrupt).start()
     with pytest.raises(SystemExit, match="stopped; the same command goes on"):
         trained(tmp_path / "run", 1.0, "a.py")
     spent = Minutes.of(tmp_path / "run")
