@@ -5,8 +5,8 @@
 Counts add up over several sittings, in results.json beside this file, of which table.md is made. A
 run is judged by its last checkpoint (the content of every leaf, the position in the data) and by
 the loss of every step, bit for bit unless its row says otherwise. Nothing is ever repaired by hand:
-the same command is given again, as a launcher would. A failure stays in the results; where its
-cause was mended, `mended` names, by hand, the test that has it since.
+the same command is given again, as a launcher would. A failure stays in the results; `since`
+says, by hand, what was done about its cause.
 """
 
 import argparse
@@ -88,13 +88,15 @@ class Runs:
     def environment(self, devices: int = 1) -> dict[str, str]:
         """One compile cache for all, so that runs are short."""
         cache = str(self.directory / "compiled")
+        # A busy core may let devices wait for each other longer than the 40 s that XLA allows.
+        patient = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
         return {
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": cache,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {patient}",
         }
 
     def started(
@@ -480,7 +482,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         lines.append(f"| {name} | {what} | {numbers} |")
     failures = [
         f"- {name}, seed {one['seed']}: {one['how']}"
-        + (f" **Mended since: `{one['mended']}`.**" if "mended" in one else "")
+        + (f" **Since then: {one['since']}.**" if "since" in one else "")
         for name, found in results.items()
         for one in found["failures"]
     ]
