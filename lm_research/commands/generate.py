@@ -86,7 +86,7 @@ def run(values: flags.FlagValues) -> None:
         lines = _requests(values, loaded)
         encode, eos = _encoding(values, loaded)
         if _reads(loaded):
-            sources = [tagged(line, values.tag, loaded.tokenizer) for line in lines]
+            sources = [tagged(line, values.tag) for line in lines]
             prompts, _ = told(sources, loaded.tokenizer, loaded.context)
         else:
             prompts = [encoded(line, loaded.tokenizer, encode) for line in lines]
@@ -139,10 +139,13 @@ def _encoding(values: flags.FlagValues, loaded: Any) -> tuple[Any, tuple[int, ..
     """How a prompt becomes tokens, and the tokens that end what is written."""
     from lm_research.data.chat import asked, ends
     from lm_research.errors import UserError
-    from lm_research.infer.text import request
+    from lm_research.infer.text import note_spelled, request
 
-    if values.tag is not None and not _reads(loaded):
-        raise UserError("--tag is for what an encoder-decoder reads, and a decoder goes on")
+    if values.tag is not None:
+        if not _reads(loaded):
+            raise UserError("--tag is for what an encoder-decoder reads, and a decoder goes on")
+        if loaded.tokenizer is not None:
+            note_spelled(values.tag, loaded.tokenizer)
     if not values.chat:
         if values.system is not None:
             raise UserError("--system is for a conversation: give --chat")

@@ -122,11 +122,10 @@ def request(model: nn.Module) -> Callable[[Tokenizer, str], np.ndarray]:
     return Tokenizer.complete if isinstance(model, EncoderDecoder) else Tokenizer.prompt
 
 
-def tagged(line: Line, tag: str | None, tokenizer: Any) -> Line:
+def tagged(line: Line, tag: str | None) -> Line:
     """A text to read, after a tag, where there is one; a blank text stays one."""
     if tag is None or not (line.text or "").strip():
         return dataclasses.replace(line, pair=None)
-    note_spelled(tag, tokenizer)
     return dataclasses.replace(line, text=f"{tag} {line.text}", pair=None)
 
 
