@@ -19,7 +19,7 @@ from typing import Any
 
 import record
 
-TURN = 3  # steps; the first one after another side's turn is slower than those that follow
+TURN = 3  # steps that are timed
 PEER = "PyTorch float32"
 SIDES = {
     PEER: dict(side="torch", dtype="float32"),
@@ -84,13 +84,17 @@ def their_step(model: Any, loss: Callable[[], Any], rate: float) -> Callable[[],
 
 
 def work(run, per: int) -> None:
-    """One side: reads a number of steps from standard input, makes them, writes seconds a step."""
+    """One side: reads a number of steps from standard input, makes them, writes seconds a step.
+
+    The first call after another side's turn finds its memory cold, and is not timed.
+    """
     first = run()
     for _ in range(2):
         last = run()
     print(json.dumps({"first": first, "last": last}), flush=True)
     for line in sys.stdin:
         turns = max(1, int(line) // per)
+        run()
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(turns):
             run()

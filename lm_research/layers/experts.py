@@ -18,6 +18,7 @@ from lm_research.layers.einsum import (
     row_major,
     shard,
     stream_dtype,
+    transposed_matmul,
 )
 from lm_research.layers.mlp import ACTIVATIONS, Activation
 from lm_research.layers.parameter import parameter
@@ -229,7 +230,7 @@ def _blocks_backward(saved, gradient):
     blocks_gradient = matmul(gradient, kernels, transposed=True).astype(blocks.dtype)
     each = matmul(row_major(jnp.swapaxes(blocks, 1, 2)), gradient)
     # Added up by a product: a scatter would copy.
-    total = matmul(row_major(owned.T.astype(jnp.float32)), each.reshape(len(each), -1))
+    total = transposed_matmul(owned.astype(jnp.float32), each.reshape(len(each), -1))
     return blocks_gradient, total.reshape(-1, *each.shape[1:]), None
 
 
