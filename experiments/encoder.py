@@ -20,7 +20,7 @@ from lm_research.data import CoNLL
 from lm_research.study.runs import data_folder, parser, program, trained
 
 CONFIG = Path(__file__).parent.parent / "configs" / "pretrain.py"
-SIZE = "family=modernbert,width=128,layers=3,heads=4,dtype=float32"
+SIZE = "family=modernbert,width=128,layers=3,heads=4"
 REPEATS, REVIEWS = 3, 25_000
 
 
@@ -43,12 +43,14 @@ def main() -> None:
     flags.add_argument("--workdir", type=Path, default=Path("runs/encoder"))
     flags.add_argument("--minutes", type=float, default=90.0, help="in all")
     flags.add_argument("--steps", type=int, default=8000, help="of 32 rows of 128 tokens")
+    flags.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     options = flags.parse_args()
     data, text = data_folder(), options.workdir / "text.jsonl"
     if not text.is_file():
         text.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(text, "".join(json.dumps({"text": one}) + "\n" for one in texts(data)))
-    config = f"{CONFIG}:{SIZE},length=128,batch=32,peak=2e-3,steps={options.steps}"
+    size = f"{SIZE},dtype={options.dtype},length=128,batch=32"
+    config = f"{CONFIG}:{size},peak=2e-3,steps={options.steps}"
     every = f"--config.evals.heldout.every={max(1, options.steps // 4)}"
     fields = f"--config.data.source.paths={text}", "--config.data.heldout=0.02", every
     print(f"{trained(options.workdir, options.minutes, config, *fields).wall:.0f} minutes")

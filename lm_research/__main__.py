@@ -6,7 +6,7 @@ import re
 import sys
 
 from lm_research.commands import COMMANDS
-from lm_research.errors import UserError, ending
+from lm_research.errors import UserError, exit_status
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,26 +18,19 @@ def main(argv: list[str] | None = None) -> int:
       of them again), 130 for Control-C at a moment with nothing to save.
     """
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        if not argv or argv[0] in ("-h", "--help", "--helpfull", "help"):
-            print(usage())
-            return 0
-        return command(argv[0], argv[1:])
-    except (UserError, OSError, KeyboardInterrupt) as error:
-        status, line = ending(error)
-        print(f"lm_research: {line}", file=sys.stderr)
-        return status
+    if not argv or argv[0] in ("-h", "--help", "--helpfull", "help"):
+        return exit_status("lm_research", usage)
+    return exit_status("lm_research", lambda: command(argv[0], argv[1:]))
 
 
-def usage() -> str:
-    """The commands, a line each."""
+def usage() -> None:
+    """Prints the commands, a line each."""
     lines = ["usage: python -m lm_research COMMAND --flags", ""]
     for name in COMMANDS:
         module = importlib.import_module(f"lm_research.commands.{name}")
         lines.append(f"  {name:10} {module.__doc__.splitlines()[0]}")
-    return "\n".join(
-        [*lines, "", "`python -m lm_research COMMAND --help` lists a command's flags."]
-    )
+    lines += ["", "`python -m lm_research COMMAND --help` lists a command's flags."]
+    print("\n".join(lines))
 
 
 def command(name: str, argv: list[str]) -> int:

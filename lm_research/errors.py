@@ -1,4 +1,7 @@
-"""What a user did wrong, told in one line; `__main__` prints it and exits without a traceback."""
+"""What a user did wrong, told in one line, and the exit status of it; never a traceback."""
+
+import sys
+from collections.abc import Callable
 
 RESUME = 75  # exit status of a run that was told to stop and can go on: EX_TEMPFAIL
 RESTART = 76  # of a process that lost another one of its run: all of them start again
@@ -24,3 +27,13 @@ def ending(error: BaseException) -> tuple[int, str] | None:
         case KeyboardInterrupt():
             return 130, "interrupted"
     return None
+
+
+def exit_status(name: str, main: Callable[[], int | None]) -> int:
+    """Of a program; what is somebody's business is told in a line that begins with its name."""
+    try:
+        return main() or 0
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        status, line = ending(error)
+        print(f"{name}: {line}", file=sys.stderr)
+        return status

@@ -33,7 +33,7 @@ from lm_research.errors import UserError
 from lm_research.infer.classify import classify, told
 from lm_research.infer.embed import embed, embedder, nearest
 from lm_research.infer.text import Line
-from lm_research.study.runs import parser
+from lm_research.study.runs import parser, program
 from lm_research.train.restore import open_checkpoint
 
 WORD = re.compile(r"\w+")
@@ -206,8 +206,12 @@ def calibration(served: Assistant, told: Sequence[tuple[str, str]]) -> list[str]
     return table
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Chats, or calibrates; the exit status."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Chats, or calibrates.
+
+    Raises:
+      UserError: a run or a file cannot be used.
+    """
     flags = parser(__doc__)
     flags.add_argument("--intents", type=Path, required=True, help="a run that tells classes")
     flags.add_argument("--faq", type=Path, required=True, help="question TAB answer in each row")
@@ -215,21 +219,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags.add_argument("--threshold", type=float, default=0.6)
     flags.add_argument("--calibrate", type=Path, help="message TAB class in each row")
     options = flags.parse_args(arguments)
-    try:
-        with mesh.single():
-            served = assistant(options)
-            if options.calibrate is None:
-                chat(served, options.threshold)
-            else:
-                table = calibration(served, rows(options.calibrate, "a message and its class"))
-                print("\n".join(table))
-    except UserError as error:
-        print(f"assistant: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print()
-    return 0
+    with mesh.single():
+        served = assistant(options)
+        if options.calibrate is None:
+            chat(served, options.threshold)
+        else:
+            table = calibration(served, rows(options.calibrate, "a message and its class"))
+            print("\n".join(table))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

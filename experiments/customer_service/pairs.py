@@ -11,13 +11,11 @@ each row, as assistant.py --calibrate takes them.
 """
 
 import random
-import sys
 from pathlib import Path
 
 from lm_research import log
 from lm_research.data import Table
-from lm_research.errors import UserError
-from lm_research.study.runs import parser
+from lm_research.study.runs import parser, program
 
 
 def pairs(messages: list[tuple[str, str]], seed: int = 0) -> list[tuple[str, str]]:
@@ -34,8 +32,8 @@ def pairs(messages: list[tuple[str, str]], seed: int = 0) -> list[tuple[str, str
     return draw.sample(found, len(found))
 
 
-def main() -> int:
-    """Writes the table; the exit status."""
+def main() -> None:
+    """Writes the table."""
     flags = parser(__doc__)
     flags.add_argument("--messages", required=True, help=".tsv, .csv or .jsonl, perhaps .gz")
     flags.add_argument("--text", default="text", help="the column of messages")
@@ -43,18 +41,13 @@ def main() -> int:
     flags.add_argument("--plain", action="store_true")
     flags.add_argument("--output", type=Path, required=True)
     options = flags.parse_args()
-    try:
-        table = Table(options.messages, columns={"text": options.text, "label": options.label})
-        clean = lambda text: " ".join(text.split())  # no tabs and no ends of lines
-        messages = [(clean(record["text"]), record["label"]) for record in table]
-    except UserError as error:
-        print(f"pairs: {error}", file=sys.stderr)
-        return 2
+    table = Table(options.messages, columns={"text": options.text, "label": options.label})
+    clean = lambda text: " ".join(text.split())  # no tabs and no ends of lines
+    messages = [(clean(record["text"]), record["label"]) for record in table]
     rows = messages if options.plain else [("text", "pair"), *pairs(messages)]
     log.write_text(options.output, "".join(f"{one}\t{other}\n" for one, other in rows))
     print(f"{len(rows) - (not options.plain):,} rows: {options.output}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_research import log
-from lm_research.errors import RESUME, UserError, ending
+from lm_research.errors import RESUME, UserError, exit_status
 
 
 def program(main: Callable[[], int | None]) -> None:
@@ -23,12 +23,7 @@ def program(main: Callable[[], int | None]) -> None:
     from absl import flags
 
     flags.FLAGS.mark_as_parsed()  # Grain asks
-    try:
-        sys.exit(main())
-    except (UserError, OSError, KeyboardInterrupt) as error:
-        status, line = ending(error)
-        print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
-        sys.exit(status)
+    sys.exit(exit_status(Path(sys.argv[0]).name, main))
 
 
 def parser(doc: str) -> argparse.ArgumentParser:

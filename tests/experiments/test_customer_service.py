@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from lm_research import mesh, tree
 from lm_research.data import Bytes, Words
+from lm_research.errors import UserError
 from lm_research.models import BERT, Embedder, FastText
 from lm_research.models.initial import initial
 from lm_research.train.restore import Loaded, save_run
@@ -53,7 +55,7 @@ def test_answers_hands_over_and_ends(main, runs, monkeypatch, capsys):
 
     def said(*more):
         monkeypatch.setattr("sys.stdin", io.StringIO(f"{question}\n\nxyzzy\n"))
-        assert main([*given, *more]) == 0
+        main([*given, *more])
         return capsys.readouterr().out.splitlines()
 
     first, second = said("--threshold=0.5")  # by words, of which the second message shares none
@@ -67,7 +69,7 @@ def test_answers_hands_over_and_ends(main, runs, monkeypatch, capsys):
 def test_calibrates(main, runs, tmp_path, capsys):
     (tmp_path / "told.tsv").write_text("where is my new card?\tcard\nWhere is my new card?\tpin\n")
     given = [f"--intents={runs / 'intents'}", f"--faq={HERE / 'faq.tsv'}"]
-    assert main([*given, f"--calibrate={tmp_path / 'told.tsv'}"]) == 0
+    main([*given, f"--calibrate={tmp_path / 'told.tsv'}"])
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert rows[6] == ["0.5", "100.0%", "50.0%", "100.0%", "50.0%"]
     assert rows[7] == ["0.6", "0.0%", "-", "0.0%", "-"]
@@ -81,7 +83,7 @@ def test_calibrates(main, runs, tmp_path, capsys):
         ("", "{}/faq.tsv is empty"),
     ],
 )
-def test_rows_that_are_no_question_and_answer(main, runs, tmp_path, capsys, content, words):
+def test_rows_that_are_no_question_and_answer(main, runs, tmp_path, content, words):
     (tmp_path / "faq.tsv").write_text(content)
-    assert main([f"--intents={runs / 'intents'}", f"--faq={tmp_path / 'faq.tsv'}"]) == 2
-    assert words.format(tmp_path) in capsys.readouterr().err
+    with pytest.raises(UserError, match=re.escape(words.format(tmp_path))):
+        main([f"--intents={runs / 'intents'}", f"--faq={tmp_path / 'faq.tsv'}"])
