@@ -23,17 +23,8 @@ TOP = (
 
 EMPTY = inspect.Parameter.empty  # the default of a parameter that must be given
 
-# What a config file need not declare: scalars, sections, and fields of them, that `--config.FIELD`
-# replaces all the same, with their defaults; a type stands for an unset one.
-OPTIONAL = {"reductions": "fast"}
-UNDECLARED = ("divergence",)
-FIELDS = {
-    "batch": {"shards": 8},
-    "divergence": {"policy": "stop", "spike": float, "back": 1, "limit": 10},
-    "checkpoint": {"retries": 5},
-    "log": {"watchdog": 120.0, "profile": str},
-    "mesh": {"expert": 1, "sequence": 1, "pipeline": 1, "slices": 1},
-}
+# What a config file need not declare, with its defaults; sections all have one.
+OPTIONAL = {"reductions": "fast", "divergence": {}}
 
 
 def knobs(text: str | None, /, **defaults) -> types.SimpleNamespace:

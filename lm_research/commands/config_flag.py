@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from lm_research.config import EMPTY, FIELDS, OPTIONAL, UNDECLARED, known
+from lm_research.config import EMPTY, OPTIONAL, known
 from lm_research.errors import UserError
 
 flags.disclaim_key_flags()  # the flag belongs to the command that defines it
@@ -85,14 +85,9 @@ def loaded(argument: str) -> ConfigDict:
             "it takes an ml_collections.ConfigDict"
         )
     with config.unlocked():
-        for name in UNDECLARED:
-            config[name] = config.get(name, ConfigDict())
-        sections = [(config, OPTIONAL)]
-        sections += [(config.get(name), fields) for name, fields in FIELDS.items()]
-        for section, fields in sections:
-            for field, value in fields.items() if isinstance(section, ConfigDict) else ():
-                if field not in section:
-                    section[field] = placeholder(value) if isinstance(value, type) else value
+        for name, value in OPTIONAL.items():
+            if name not in config:
+                config[name] = ConfigDict(value) if isinstance(value, dict) else value
     return config
 
 
@@ -106,16 +101,19 @@ def declare(config: ConfigDict, field: str) -> None:
     *sections, last = field.split(".")
     for name in sections:
         config = config.get(name) if isinstance(config, ConfigDict) else None
-    if isinstance(config, ConfigDict) and last not in config and last in (own := left_out(config)):
-        config[last] = own[last]
+    if isinstance(config, ConfigDict) and last not in config:
+        own = left_out(config, ".".join(sections))
+        if last in own:
+            config[last] = own[last]
 
 
-def left_out(section: ConfigDict) -> dict[str, Any]:
-    """Scalars that a section's kind takes and the file does not state, with their defaults."""
+def left_out(section: ConfigDict, name: str) -> dict[str, Any]:
+    """Scalars that the section `name` takes and the file does not state, with their defaults."""
     from lm_research.train.experiment import accepted
 
-    values = {name: _stated(*own) for name, own in accepted(section).items() if name not in section}
-    return {name: value for name, value in values.items() if value is not None}
+    takes = accepted(section, name)
+    values = {field: _stated(*own) for field, own in takes.items() if field not in section}
+    return {field: value for field, value in values.items() if value is not None}
 
 
 def check(config: ConfigDict, field: str, value: str | None, following: str) -> None:
@@ -137,7 +135,8 @@ def check(config: ConfigDict, field: str, value: str | None, following: str) -> 
             raise UserError(
                 f"--config.{field}: {'.'.join(here)} is {config!r}, not a section with fields"
             )
-        names = config.keys() if name in config else [*config.keys(), *left_out(config)]
+        path = ".".join(here)
+        names = config.keys() if name in config else [*config.keys(), *left_out(config, path)]
         known(name, names, f"field of {'.'.join(['config', *here])}")
         section, config = config, config[name]
         here.append(name)

@@ -265,7 +265,7 @@ def completed(given: Mapping[str, Any]) -> dict[str, Any]:
     given = config.plain(given)
     for name in given:
         config.known(name, config.TOP, "config section")
-    optional = ("init", "resume", "steps", *config.OPTIONAL, *config.UNDECLARED)
+    optional = ("init", "resume", "steps", *config.OPTIONAL)
     missing = [name for name in config.TOP if name not in given and name not in optional]
     if missing:
         raise UserError(f"the config lacks {', '.join(missing)}")
@@ -282,8 +282,6 @@ def completed(given: Mapping[str, Any]) -> dict[str, Any]:
         least = 0 if name in TOKENS else 1  # the others all count something
         if type(value) is int and value < least:
             raise UserError(f"model.{name} is {value}; it takes a number from {least} on")
-    for name, kind in KINDS.items():
-        result[name] = {"kind": kind, **result[name]}
     if not isinstance(samples := result["log"].get("samples", {}), Mapping):
         raise UserError(f"log.samples is {samples!r}; it takes a section: a mapping of fields")
     if "samples" in result["log"]:
@@ -312,9 +310,9 @@ def drop_unset(section: Any) -> Any:
     return {k: drop_unset(v) for k, v in section.items() if v is not None or replaces(k)}
 
 
-def accepted(section: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Default and type of what a section may state; nothing where its kind is not known."""
-    kind = section.get("kind")
+def accepted(section: Mapping[str, Any], name: str = "") -> dict[str, tuple[Any, Any]]:
+    """Default and type of what the section `name` may state; nothing where no kind is known."""
+    kind = section.get("kind", KINDS.get(name))
     make = CONTENTS.get(kind) if isinstance(kind, str) else None
     return {} if make is None else config.accepted(make)
 
@@ -363,11 +361,10 @@ def _with_defaults(value: Any) -> Any:
 
 
 def _with_optional(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with what it need not declare, such as one that was stored before there was that."""
+    """A config with what it need not declare, such as one that was stored before there was that,
+    and the kinds of sections of one kind."""
     result = {**config.OPTIONAL, **given}
-    for name, fields in config.FIELDS.items():
-        known = {field: value for field, value in fields.items() if not isinstance(value, type)}
-        found = given.get(name, {} if name in config.UNDECLARED else None)
-        if isinstance(found, Mapping):
-            result[name] = {"kind": KINDS[name], **known, **found}
+    for name, kind in KINDS.items():
+        if isinstance(found := result.get(name), Mapping):
+            result[name] = {"kind": kind, **found}
     return result
