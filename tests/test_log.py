@@ -198,7 +198,8 @@ def test_progress_without_a_terminal_prints_few_lines(monkeypatch):
     progress.close()
     lines = out.getvalue().splitlines()
     assert 20 <= len(lines) <= 53
-    assert lines[0].startswith("step 501/1000: loss 2.5000") and lines[-1] == "sample"
+    assert lines[0] == "step 501/1000: loss 2.5000, compiled and made in 10 s"
+    assert lines[-1] == "sample"
     assert "6 tokens/s, data wait 12%" in lines[5]  # 64 tokens in 10 seconds
     assert lines[5].endswith(f"{log._clock(10 * (1000 - int(lines[5][5:8])))} left")
 
