@@ -24,8 +24,10 @@ def fingerprint(state: Tree) -> dict[str, str]:
     shardings = (getattr(leaf, "sharding", None) for leaf in leaves.values())
     mesh = next((s.mesh for s in shardings if isinstance(s, jax.sharding.NamedSharding)), None)
     summing = _summing(mesh)  # leaves of one shape, as moments and their parameter, share a program
-    sums = {name: summing(leaf) for name, leaf in leaves.items()}
-    return {name: "{:08x}{:08x}".format(*np.asarray(words)) for name, words in sums.items()}
+    # One after another: XLA's virtual devices on few cores wait for each other for ever where more
+    # than some thirty programs are under way.
+    sums = {name: np.asarray(summing(leaf)) for name, leaf in leaves.items()}
+    return {name: "{:08x}{:08x}".format(*words) for name, words in sums.items()}
 
 
 @functools.lru_cache

@@ -1,5 +1,10 @@
 """A hash that sees every bit and no sharding."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,3 +106,35 @@ def test_makes_no_copy(devices):
         leaf = jax.ShapeDtypeStruct((64, 256, 32), dtype, sharding=split)
         memory = _summing(mesh).lower(leaf).compile().memory_analysis()
         assert memory.temp_size_in_bytes < 0.05 * memory.argument_size_in_bytes
+
+
+FEW_CORES = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import jax
+from lm_research.train.fingerprint import fingerprint
+mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+sharded = jax.NamedSharding(mesh, jax.P("fsdp"))
+state = jax.device_put({str(i): jax.numpy.full((8, 16), i) for i in range(100)}, sharded)
+step = jax.jit(lambda state: jax.tree.map(lambda x: x + x.sum(), state), out_shardings=sharded)
+print(len(set(fingerprint(step(state)).values())))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a core of its own")
+def test_many_leaves_on_more_devices_than_cores():
+    """Where more programs were under way than XLA has threads, it waited for ever."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", FEW_CORES],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.strip() == "100", done.stderr[-500:]
