@@ -47,6 +47,7 @@ class HeldOut:
                 if self.batches is not None and i == self.batches:
                     break
                 measured = measure(model, params, mesh.place(batch))
+                jax.block_until_ready(total)  # or else all batches are placed at once
                 total = measured if total is None else metrics.add(total, measured)
             numbers = {name: float(mean.value()) for name, mean in total.items()}
             return numbers | (derived(numbers, data.facts) if objective.likelihood else {})
