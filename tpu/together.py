@@ -107,8 +107,13 @@ def supervised(settings: argparse.Namespace) -> int:
 
 
 def ended(started: list[Started], told: list[signal.Signals], grace: float) -> list[int]:
-    """The exit statuses of all; those that stay when one has failed are ended after a while."""
-    passed, deadline = 0, None
+    """The exit statuses of all.
+
+    Those that stay are ended so many seconds after one has failed, or four times as many after one
+    has finished: they finish together, and one that is frozen then has nobody left to notice it.
+    """
+    passed, patience = 0, {True: grace, False: 4 * grace}  # by whether one has failed
+    since: dict[bool, float] = {}
     while True:
         for number in told[passed:]:
             passed += 1
@@ -117,9 +122,11 @@ def ended(started: list[Started], told: list[signal.Signals], grace: float) -> l
         statuses = [process.poll() for process in started]
         if None not in statuses:
             return statuses
-        if deadline is None and any(statuses):
-            deadline = time.monotonic() + grace
-        if deadline is not None and time.monotonic() > deadline:
+        now = time.monotonic()
+        for status in statuses:
+            if status is not None:
+                since.setdefault(status != FINISHED, now)
+        if any(now - when > patience[failed] for failed, when in since.items()):
             for process in started:
                 if process.poll() is None:
                     process.end()
@@ -139,7 +146,12 @@ def main() -> int:
     parser.add_argument("--hosts", default="", help="names for ssh, with commas: a process each")
     parser.add_argument("--restarts", type=int, default=3, help="at most so many")
     parser.add_argument("--port", type=int, default=0, help="of process 0; 0 finds one, here")
-    parser.add_argument("--grace_seconds", type=float, default=15, help="for the others to end")
+    parser.add_argument(
+        "--grace_seconds",
+        type=float,
+        default=15,
+        help="for the others to end after one has failed; four times so when it has finished",
+    )
     parser.add_argument("--directory", default="lm_research", help="of this code, on the hosts")
     parser.add_argument("--python", default="", help="which interpreter runs the processes")
     parser.add_argument("--dry_run", action="store_true", help="print what would be started")
