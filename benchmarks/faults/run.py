@@ -154,7 +154,11 @@ def outcome(workdir: Path) -> dict[str, Any]:
 
 def ended(process: subprocess.Popen, *statuses: int) -> str:
     """What it printed; its exit status has to be one of these."""
-    printed, _ = process.communicate(timeout=600)
+    try:
+        printed, _ = process.communicate(timeout=600)
+    except subprocess.TimeoutExpired:
+        gone(process)
+        raise Failed("does not end within ten minutes") from None
     if process.returncode not in statuses or "Traceback" in printed:
         raise Failed(f"ended with {process.returncode}: {printed[-600:]}")
     return printed
@@ -516,7 +520,9 @@ def main() -> None:
                     happened = FAULTS[name][0](runs)
                 except (Failed, subprocess.TimeoutExpired) as error:
                     happened = 1
-                    how = " ".join(str(error).split()).replace(scratch, "").replace(f"{ROOT}/", "")
+                    how = " ".join(str(error).split())
+                    for path in (scratch, f"{ROOT}/", f"{Path(sys.executable).parent}/"):
+                        how = how.replace(path, "")
                     found["failures"].append({"seed": seed, "how": how})
                 times += max(1, happened)
                 found["times"] += happened
