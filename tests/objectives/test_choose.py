@@ -87,7 +87,8 @@ def test_absent_choices_are_none(ours):
     (same, also), expected = graded(params, fewer)
     assert np.isclose(loss, same, rtol=1e-6) and right == also
     for one, other in zip(jax.tree.leaves(slopes), jax.tree.leaves(expected)):
-        assert np.allclose(one, other, atol=1e-5 * max(1e-3, abs(other).max()))
+        # A bias that all choices share has no slope but the rounding of terms as large as 1.
+        assert np.allclose(one, other, atol=1e-5 * max(0.05, abs(other).max()))
 
 
 def test_what_has_no_one_score_is_refused():
