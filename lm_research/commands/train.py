@@ -1,5 +1,7 @@
 """Train the experiment that a config declares, or what is left of it."""
 
+import os
+import platform
 from pathlib import Path
 
 from absl import flags
@@ -23,6 +25,16 @@ def run(values: flags.FlagValues) -> int:
     from lm_research.train.processes import together
 
     log.strict(values.strict)
+    if values.config.get("reductions") == "ordered":
+        without_avx512()
     workdir = Path(values.workdir)
     with together(processes_flag.place(values), values.config, workdir):
         return train(values.config, workdir)
+
+
+def without_avx512() -> None:
+    """Tells XLA, before its first use: with AVX-512 the loops of JAX 0.12 round by their length,
+    and so by how many devices share an array."""
+    given = os.environ.get("XLA_FLAGS", "")
+    if platform.machine() in ("x86_64", "AMD64") and "xla_cpu_max_isa" not in given:
+        os.environ["XLA_FLAGS"] = f"{given} --xla_cpu_max_isa=AVX2".strip()

@@ -1,11 +1,14 @@
 """The command line: every mistake is one line that names what was given and what would do."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 
 import pytest
+
+from lm_research.commands import train
 
 
 def refused(result, *parts, status=2):
@@ -216,3 +219,16 @@ def test_help_is_quick_and_mistakes_are_one_line_in_a_process_too():
         text=True,
     )
     refused((done.returncode, done.stdout, done.stderr), "'confg'", "'config'")
+
+
+def test_ordered_sums_go_without_avx512(monkeypatch):
+    """Unless a user says which instructions there are to be."""
+    monkeypatch.setattr(train.platform, "machine", lambda: "x86_64")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
+    train.without_avx512()
+    train.without_avx512()
+    assert os.environ["XLA_FLAGS"] == "--xla_a=1 --xla_cpu_max_isa=AVX2"
+    monkeypatch.setattr(train.platform, "machine", lambda: "aarch64")
+    monkeypatch.delenv("XLA_FLAGS")
+    train.without_avx512()
+    assert "XLA_FLAGS" not in os.environ
