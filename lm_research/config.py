@@ -86,6 +86,8 @@ def build(value: Any, contents: Mapping[str, Callable], path: str = "") -> Any:
         known(name, parameters, f"field of {kind} (at {here})")
         _, hint = parameters[name]
         arguments[name] = checked(build(given, contents, here), hint, here)
+        if name.endswith("dropout") and type(given) in (int, float) and not 0 <= given < 1:
+            raise UserError(f"{here} is {given}; it takes a rate from 0 on, below 1")
     needed = [name for name, (default, _) in parameters.items() if default is EMPTY]
     missing = [name for name in needed if name not in arguments]
     if missing:

@@ -7,6 +7,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from lm_research.errors import UserError
+
 Tree = Any
 
 
@@ -47,8 +49,16 @@ def map_named(function: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
 
 
 def matching(pattern: str, tree: Tree) -> Tree:
-    """True at each leaf in whose name the regular expression `pattern` is found."""
-    return map_named(lambda name, _: bool(re.search(pattern, name)), tree)
+    """True at each leaf in whose name the regular expression `pattern` is found.
+
+    Raises:
+      UserError: it is none.
+    """
+    try:
+        found = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{pattern!r} is no regular expression: {error}") from None
+    return map_named(lambda name, _: bool(found.search(name)), tree)
 
 
 def count(tree: Tree) -> int:

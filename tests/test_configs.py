@@ -156,6 +156,12 @@ def test_every_config_is_here():
     assert found == {name.partition(":")[0] for name in SHRUNK}
 
 
+@pytest.mark.parametrize("name", [name for name in SHRUNK if ":" not in name])
+def test_where_a_run_begins_may_be_said_on_the_command_line(name):
+    """As may other fields that a file leaves open: they keep the types that they take."""
+    assert config_flag.loaded(f"{CONFIGS / name}.py:{SHRUNK[name][0]}").get_type("init") is str
+
+
 def trained(name, directory, monkeypatch):
     """A run's directory; of some configs it is stopped once, and goes on."""
     workdir, draws, draw = directory / "run", [], loop.draw

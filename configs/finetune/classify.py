@@ -7,8 +7,9 @@
 
 `init` is a Hugging Face directory or a run of ours, an encoder, a decoder or an encoder-decoder;
 without it, a model of the knobs `family` and `size` begins from nothing. An encoder is asked for
-its first token and a decoder for its last; an encoder-decoder (`family=t5`) learns to write the
-name of the class, and tells the one that it finds likeliest.
+its first token and a decoder for its last, or with the knob `pool=mean` either for the mean of all;
+an encoder-decoder (`family=t5`) learns to write the name of the class, and tells the one that it
+finds likeliest.
 
 Tables are .tsv, .csv or .jsonl with a text and a label, and with the knob `pair` a second text, in
 columns that the knobs name (or number, where files do not name them). Or a dataset of TFDS brings
@@ -32,6 +33,7 @@ from ml_collections.config_dict import placeholder
 
 from lm_research.commands.config_flag import dataset
 from lm_research.config import knobs, known
+from lm_research.errors import UserError
 from lm_research.models.sizes import ENCODER_DECODERS, ENCODERS, sized
 
 
@@ -58,6 +60,7 @@ def get_config(arg: str = "") -> ConfigDict:
         warmup=0.1,
         decay=0.01,
         dropout=0.1,
+        pool="",  # first, last or mean
         weights="full",
         count=2,
         rank=8,
@@ -66,6 +69,9 @@ def get_config(arg: str = "") -> ConfigDict:
         patience=3,
         dtype="float32",
     )
+    for name in ("epochs", "evaluations"):
+        if (given := getattr(knob, name)) <= 0:
+            raise UserError(f"the knob {name!r} is {given:g}; it takes a number above 0")
     column = lambda name: int(name) if name.isdigit() and not knob.tfds else name
     columns = dict(text=column(knob.text), label=column(knob.label))
     if knob.pair:
@@ -91,9 +97,11 @@ def get_config(arg: str = "") -> ConfigDict:
     decoder = knob.family not in (*ENCODERS, *ENCODER_DECODERS)
     # A decoder judges by its last token, without a bias, as `transformers` has it.
     head = dict(pool="last", bias=False) if decoder else dict(pool=placeholder(str))
+    if knob.pool:
+        head["pool"] = knob.pool
     weights = dict(
         full=dict(kind="Full"),
-        embedding=dict(kind="Part", held="embedding/table"),
+        embedding=dict(kind="Part", held=r"\bembedding/table"),
         last=dict(kind="LastLayers", count=knob.count),
         lora=dict(kind="LoRA", rank=knob.rank, scale=2.0 * knob.rank, adapter=placeholder(str)),
     )

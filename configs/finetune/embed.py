@@ -55,6 +55,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config = loaded(f"{Path(__file__).with_name('classify.py')}:{USUAL},{rest}").to_dict(
         preserve_field_references=True
     )
+    if knob.negative and not knob.pair:
+        raise UserError("the knob 'negative' is given and 'pair' is not; it takes both")
     columns = {
         name: int(column) if column.isdigit() and not knob.tfds else column
         for name in ("text", "pair", "negative")

@@ -31,7 +31,9 @@ def get_config(arg: str = "") -> ConfigDict:
     """Knobs: task; path, train, dev (files); text, pair, label (columns); those of classify."""
     knob, rest = parted(arg, "tfds", "split", **OWN)
     task = glue.trained(knob.task)
-    config = loaded(f"{Path(__file__).with_name('classify.py')}:{PUBLISHED},{rest}").to_dict()
+    config = loaded(f"{Path(__file__).with_name('classify.py')}:{PUBLISHED},{rest}").to_dict(
+        preserve_field_references=True
+    )
     columns = {
         name: int(column) if column.isdigit() else column
         for name in ("text", "pair", "label")

@@ -59,8 +59,12 @@ def run(values: flags.FlagValues) -> None:
     import json
 
     from lm_research import log, mesh
+    from lm_research.data.text import check_unicode
     from lm_research.train.restore import open_checkpoint
 
+    for name in ("text", "pair", "choice"):
+        for given in values[name].value:
+            check_unicode(given, f"--{name}")
     if values.glue is not None:
         return _submit(values)
     questions = _questions(values)
@@ -147,11 +151,9 @@ def _told(values: flags.FlagValues, loaded: Any, lines: list[Any], questions: An
 
 def _check_pairs(values: flags.FlagValues, lines: list[Any]) -> None:
     """Refuses a text alone to a run that was trained on pairs."""
-    from lm_research.data.prepare import PREPARED, preparation
     from lm_research.errors import UserError
 
-    told = preparation(Path(values.checkpoint) / "data" / PREPARED).get("facts", {})
-    if not told.get("pairs") and "pair" not in _columns(_data(values)):
+    if not _of_pairs(values) and "pair" not in _columns(_data(values)):
         return
     for line in lines:
         if line.text is not None and line.pair is None:
@@ -159,6 +161,14 @@ def _check_pairs(values: flags.FlagValues, lines: list[Any]) -> None:
                 f"{line.where} has no second text, and the run was trained on pairs; give both, as "
                 '--text and --pair or as {"text": "...", "pair": "..."}'
             )
+
+
+def _of_pairs(values: flags.FlagValues) -> bool | None:
+    """Whether a run was trained on pairs; None where that is not known."""
+    from lm_research.data.prepare import PREPARED, preparation
+
+    told = preparation(Path(values.checkpoint) / "data" / PREPARED).get("facts", {})
+    return told.get("pairs")
 
 
 def _tags(loaded: Any, lines: list[Any]) -> list[dict]:
@@ -298,6 +308,32 @@ def _table(path: Path, data: dict[str, Any]) -> Any:
     ]
 
 
+def _sentences(path: Path, data: dict[str, Any]) -> Any:
+    """The sentences in a CoNLL file like those that data is from; None where --input is no such.
+
+    A text in each line is none: a CoNLL file has empty lines between sentences, or tabs, or says by
+    its name that it is no .txt or .jsonl.
+    """
+    from lm_research.data import CoNLL
+    from lm_research.data.text import whole_text
+    from lm_research.infer import text
+
+    source = _source(data)
+    if source.get("kind") != "CoNLL" or not path.is_file() or text.jsonl(path):
+        return None
+    content = whole_text(path).strip("\n")
+    plain = path.name.removesuffix(".gz").endswith(".txt")
+    if plain and "\t" not in content and "\n\n" not in content:
+        return None
+    universal = path.name.removesuffix(".gz").endswith(".conllu")
+    form = source.get("form") or ("conllu" if universal else "columns")
+    words = source.get("words")
+    words = (1 if form == "conllu" else 0) if words is None else words
+    # What is read as labels is not asked for: a file without any will do.
+    found = CoNLL((str(path),), words, words, form, source.get("comment"))
+    return [text.Line(found.where(i), words=tuple(found[i]["words"])) for i in range(len(found))]
+
+
 def _lines(values: flags.FlagValues, data: dict[str, Any]) -> list[Any]:
     """The requests of --text and --pair, or of --input."""
     from lm_research.errors import UserError
@@ -315,7 +351,10 @@ def _lines(values: flags.FlagValues, data: dict[str, Any]) -> list[Any]:
         text.Line(f"--text={one[:40]!r}", text=one, pair=pair)
         for one, pair in zip(values.text, pairs)
     ]
-    return given or _table(Path(values.input), data) or text.lines(Path(values.input))
+    if given:
+        return given
+    path = Path(values.input)
+    return _table(path, data) or _sentences(path, data) or text.lines(path)
 
 
 def _row(classes: tuple[str, ...], logits: Any) -> dict[str, Any]:
@@ -332,6 +371,7 @@ def _row(classes: tuple[str, ...], logits: Any) -> dict[str, Any]:
 def _submit(values: flags.FlagValues) -> None:
     """Writes the files that GLUE's server takes."""
     from lm_research import mesh
+    from lm_research.data import glue
     from lm_research.errors import UserError
     from lm_research.infer.submission import submit
     from lm_research.train.restore import open_checkpoint
@@ -339,6 +379,13 @@ def _submit(values: flags.FlagValues) -> None:
     if values.text or values.output is None:
         raise UserError(
             "predict --glue=TASK takes test files from --input=FOLDER and writes --output=FOLDER"
+        )
+    pairs, asked = _of_pairs(values), "pair" in glue.task(values.glue).test
+    if pairs is not None and pairs != asked:
+        kinds = {True: "pairs of texts", False: "single texts"}
+        raise UserError(
+            f"--checkpoint={values.checkpoint} was trained on {kinds[pairs]}, and "
+            f"--glue={values.glue} is of {kinds[asked]}"
         )
     with mesh.Mesh().activate():
         loaded = open_checkpoint(values.checkpoint)

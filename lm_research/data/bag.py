@@ -64,13 +64,18 @@ class Bag(Tokenizer):
         return self._features(text)
 
     @functools.cached_property
-    def frame(self) -> tuple[np.ndarray, np.ndarray]:
+    def added(self) -> tuple[np.ndarray, np.ndarray]:
         """Nothing stands around features."""
         nothing = np.array([], np.int32)
         return nothing, nothing
 
     @functools.cached_property
-    def pair_frame(self) -> PairFrame:
+    def frame(self) -> tuple[np.ndarray, np.ndarray]:
+        """Nothing."""
+        return self.added
+
+    @functools.cached_property
+    def added_to_pairs(self) -> PairFrame:
         """Features of two texts are those of both."""
         nothing = (np.array([], np.int32),) * 3
         return PairFrame(nothing, nothing, (0, 0))

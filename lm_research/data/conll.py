@@ -106,7 +106,9 @@ def _blocks(file: Path, comment: str | None) -> Iterator[list[Row]]:
                 yield rows
             rows = []
         elif comment is None or not line.startswith(comment):
-            rows.append((number, line.split("\t") if "\t" in line else line.split()))
+            # At spaces alone: a word may hold others, such as one that breaks no line.
+            spaced = [cell for cell in line.split(" ") if cell]
+            rows.append((number, line.split("\t") if "\t" in line else spaced))
     if rows:
         yield rows
 

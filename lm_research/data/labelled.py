@@ -16,10 +16,12 @@ from lm_research.data.prepare import (
     Part,
     Prepared,
     Preparing,
+    check_classes,
     check_parts,
     determined,
     held_out,
     listed,
+    naming,
     prepared_facts,
     texts,
     where,
@@ -78,7 +80,8 @@ class Labelled(Preparing):
         text as their tokenizer frames two; where they have an `id`, no two have the same.
       tokenizer: trained on the texts of the train part.
       heldout: the share of records to hold out, or a source of its own.
-      classes: names of the classes in their order; None is those of the train part, sorted.
+      classes: names of the classes in their order; None is those of the train part, or where a
+        share of it is held out, of both, sorted.
       shuffle: whether records come in random order.
       others: further sources to be judged by, under names of their own.
       numeric: whether labels are scores: numbers.
@@ -98,6 +101,7 @@ class Labelled(Preparing):
     def __post_init__(self):
         check_parts(self.heldout, self.others)
         at_least(self, "data", 1, "grouped")
+        check_classes(self.classes)
         if self.numeric and self.classes:
             raise UserError("data.numeric is True and data.classes is set; scores have no classes")
 
@@ -109,11 +113,13 @@ class Labelled(Preparing):
         """
         directory, facts = Path(directory), prepared_facts(directory)
         tokenizer = tokenizers.load(directory / "tokenizer")
-        names = PAIR if facts.get("pairs") else NAMES
-        read, what = (read_pairs, "pairs") if facts.get("pairs") else (read_texts, "texts")
+        if facts.get("pairs"):
+            names, read, what, frame = PAIR, read_pairs, "pairs", tokenizer.added_to_pairs
+        else:
+            names, read, what, frame = NAMES, read_texts, "texts", tokenizer.added
         parts = {}
         for part in ("train", "heldout", *facts.get("others", ())):
-            found = read(directory, part, names, tokenizer, length)
+            found = read(directory, part, names, frame, length)
             facts[f"{part}_tokens"] = int(found.lengths.sum())  # before any is cut
             found.tell_cut(f"{part} {what}")
             parts[part] = LabelledTexts(found, directory / LABELS.format(part))
@@ -139,7 +145,9 @@ class Labelled(Preparing):
         if self.numeric:
             classes, dtype, numbered = (SCORE,), np.float32, scores
         else:
-            classes = self.classes or tuple(sorted({_name(x) for _, x in _labels(parts["train"])}))
+            named = (parts[part] for part in naming(self.heldout))
+            seen = {_name(label) for part in named for _, label in _labels(part)}
+            classes = self.classes or tuple(sorted(seen))
             dtype, numbered = np.int32, lambda part: _numbers(part, classes)
         for part, given in parts.items():
             write_labels(directory, part, np.fromiter(numbered(given), dtype))
@@ -202,6 +210,8 @@ def _labels(part: Part) -> Iterator[tuple[str, Any]]:
         label, here = source[place].get("label"), where(source, place)
         if label is None or label == "":
             raise UserError(f"{here} has no label; it takes a text and a label")
+        if label != label:  # NaN
+            raise UserError(f"{here} has the label {label!r}, which is no number and no class")
         kind = _kind(label)
         first = first or kind
         if kind != first:

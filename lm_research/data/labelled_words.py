@@ -18,11 +18,13 @@ from lm_research.data.prepare import (
     Part,
     Prepared,
     Preparing,
+    check_classes,
     check_parts,
     check_running,
     determined,
     held_out,
     listed,
+    naming,
     prepared_facts,
     where,
     with_others,
@@ -115,7 +117,8 @@ class LabelledWords(Preparing):
       source: records with `words` and as many `labels`.
       tokenizer: trained on the train part, a space between its words.
       heldout: the share of sentences to hold out, or a source of its own.
-      classes: names of the labels in their order; None is those of the train part, sorted.
+      classes: names of the labels in their order; None is those of the train part, or where a
+        share of it is held out, of both, sorted.
       shuffle: whether sentences come in random order.
       others: further sources to be judged by, under names of their own.
       grouped: see `Labelled`.
@@ -131,6 +134,7 @@ class LabelledWords(Preparing):
 
     def __post_init__(self):
         check_parts(self.heldout, self.others)
+        check_classes(self.classes)
         at_least(self, "data", 1, "grouped")
 
     def prepared(self, directory: Path, length: int) -> Prepared:
@@ -165,7 +169,8 @@ class LabelledWords(Preparing):
             of no class.
         """
         parts = with_others(held_out(self.source, self.heldout), self.others)
-        seen = (label for _, _, labels in sentences(parts["train"]) for label in labels)
+        named = (parts[part] for part in naming(self.heldout))
+        seen = (label for part in named for _, _, labels in sentences(part) for label in labels)
         classes = self.classes or tuple(sorted(set(seen)))
         running = (" ".join(words) for _, words, _ in sentences(parts["train"]))
         tokenizer = self.tokenizer.train(running)

@@ -148,7 +148,10 @@ def _number(answer: Any, choices: Sequence[str], labels: list | None) -> int | N
     if isinstance(answer, str):
         if choices.count(answer) == 1:
             return choices.index(answer)
-        answer = LETTERS.find(answer) if len(answer) == 1 else -1
+        if answer.isdecimal():
+            answer = int(answer)
+        else:
+            answer = LETTERS.find(answer) if len(answer) == 1 else -1
     inside = type(answer) is int and 0 <= answer < len(choices)
     return answer if inside else None
 

@@ -83,8 +83,16 @@ class Pairs:
     def _records(self) -> list[tuple[str, tuple[str, ...]]]:
         if len(self.files) == 1:
             file = self.files[0]
-            numbered = enumerate(_lines(file), 1)
-            records = [self._both(f"{file}:{i}", line) for i, line in numbered if line.strip()]
+            records, half = [], []
+            for number, line in enumerate(_lines(file), 1):
+                if not line.strip():
+                    continue
+                source, given = self._both(f"{file}:{number}", line)
+                if source.strip() and (full := tuple(text for text in given if text.strip())):
+                    records.append((source, full))
+                else:
+                    half.append(number)
+            _tell_half(half, str(file))
         else:
             one, other = (_lines(file) for file in self.files)
             if len(one) != len(other):
@@ -93,10 +101,8 @@ class Pairs:
                     "the lines of both belong together"
                 )
             full = [[bool(text.strip()) for text in pair] for pair in zip(one, other)]
-            if half := [line for line, sides in enumerate(full, 1) if sum(sides) == 1]:
-                what = f"{len(half):,} lines of {self.files[0]} and {self.files[1]}"
-                why = f"one side is blank (the first is line {half[0]})"
-                log.fallback(what, "the others", why)
+            half = [line for line, sides in enumerate(full, 1) if sum(sides) == 1]
+            _tell_half(half, f"{self.files[0]} and {self.files[1]}")
             both = (pair for pair, sides in zip(zip(one, other), full) if all(sides))
             records = [(source, (target,)) for source, target in both]
         if not records:
@@ -241,7 +247,7 @@ class Parallel(Preparing):
         tokenizer = tokenizers.load(Path(directory) / "tokenizer")
         parts = {}
         for part in ("train", "heldout"):
-            parts[part] = read_texts(directory, part, SIDES, tokenizer, length)
+            parts[part] = read_texts(directory, part, SIDES, tokenizer.frame, length)
             facts[f"{part}_tokens"] = int(parts[part].lengths[1].sum())  # of targets, uncut
             parts[part].tell_cut(f"{part} pairs")
         originals = Path(directory) / ORIGINALS
@@ -272,6 +278,13 @@ class Parallel(Preparing):
         Originals.written(directory / ORIGINALS, kept)
         named = {"tokenizer": tokenizer.hash, "vocab": tokenizer.vocab}
         return {**named, **facts, "content": facts["train_target_texts"]}
+
+
+def _tell_half(lines: list[int], of: str) -> None:
+    """Says which lines are left out, if any are."""
+    if lines:
+        why = f"one side is blank (the first is line {lines[0]})"
+        log.fallback(f"{len(lines):,} lines of {of}", "the others", why)
 
 
 def _texts(value: Any) -> tuple[str, ...]:

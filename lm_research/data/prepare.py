@@ -16,6 +16,7 @@ from lm_research.data import shards
 from lm_research.data.bag import Bag
 from lm_research.data.permutation import permuted
 from lm_research.data.source import Source, print_of
+from lm_research.data.text import check_unicode
 from lm_research.data.tokenizer import Tokenizer
 from lm_research.data.vocabulary import Pretrained, Trains
 from lm_research.errors import UserError
@@ -232,6 +233,22 @@ def with_others(parts: Mapping[str, Part], others: Mapping[str, Source]) -> dict
     return found
 
 
+def naming(heldout: float | Source) -> tuple[str, ...]:
+    """The parts whose labels are the classes: a share that is held out is as known as the rest."""
+    return ("train", "heldout") if isinstance(heldout, int | float) else ("train",)
+
+
+def check_classes(classes: Sequence[str] | None) -> None:
+    """Refuses names of classes of which two are the same.
+
+    Raises:
+      UserError: says which.
+    """
+    for i, name in enumerate(classes or ()):
+        if name in classes[:i]:
+            raise UserError(f"data.classes has {name!r} twice; it takes different names")
+
+
 def where(source: Source, place: int) -> str:
     """What to call a record in a message: its file and line, where the source knows them."""
     return source.where(place) if hasattr(source, "where") else f"record {place}"
@@ -264,4 +281,5 @@ def texts(part: Part, name: str) -> Iterator[str]:
         if not isinstance(text, str):
             has = ", ".join(map(repr, source[place])) or "nothing"
             raise UserError(f"record {place} of the data source has no text {name!r}; it has {has}")
+        check_unicode(text, where(source, place))
         yield text

@@ -61,7 +61,7 @@ class Related(Preparing):
         tokenizer = tokenizers.load(directory / "tokenizer")
         parts = {}
         for part, told in facts["parts"].items():
-            found = read_texts(directory, part, tuple(told["texts"]), tokenizer, length)
+            found = read_texts(directory, part, tuple(told["texts"]), tokenizer.frame, length)
             facts[f"{part}_tokens"] = int(found.lengths.sum())  # before any is cut
             found.tell_cut(f"{part} records")
             labels = directory / LABELS.format(part) if told["scored"] else None

@@ -100,7 +100,9 @@ def _cells(file: Path, text: str, columns: Mapping[str, str | int], form: str, s
     numbered = all(isinstance(column, int) for column in columns.values())
     places, own, heads, left_out = list(columns.values()), None, None, []
     if not numbered:
-        _, heads = next(rows, (1, []))
+        if (first := next(rows, None)) is None:
+            raise UserError(f"{file} is empty; it takes a row that names the columns, and others")
+        _, heads = first
         places = [_place(file, column, heads) for column in places]
         own = heads.index("id") if "id" in heads and "id" not in columns else None
     label = list(columns).index("label") if "label" in columns else None

@@ -248,11 +248,19 @@ def csv_rows(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
       UserError: its quotes or ends of lines are none of CSV's; names file and line.
     """
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    rows = csv.reader(io.StringIO(text, newline=""))
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    begun = 1
     try:
-        yield from ((rows.line_num, row) for row in rows if row[1:] or "".join(row).strip())
+        for row in rows:
+            if row[1:] or "".join(row).strip():
+                yield rows.line_num, row
+            begun = rows.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{file}:{rows.line_num} is no row of a table: {error}") from None
+        lines = f"{begun}" if begun >= rows.line_num else f"{begun} to {rows.line_num}"
+        raise UserError(
+            f"{file}:{lines} is no row of a table: {error}; a quote begins and ends a cell, and "
+            "within it is written twice"
+        ) from None
 
 
 def parsed(text: str, where: str) -> Any:
@@ -262,9 +270,26 @@ def parsed(text: str, where: str) -> Any:
       UserError: it is none; says where.
     """
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except ValueError as error:
         raise UserError(f"{where} is not JSON: {error}") from None
+    if "\\ud" in text.lower():  # as half of a character beyond the first 65,536 is written
+        check_unicode(json.dumps(found, ensure_ascii=False), where)
+    return found
+
+
+def check_unicode(text: str, where: str) -> None:
+    """Refuses what no tokenizer reads: half of a surrogate pair.
+
+    Raises:
+      UserError: says where it is.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where} is not Unicode text: it has {text[error.start]!r}, half of a character"
+        ) from None
 
 
 def parsed_object(line: str, where: str) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from lm_research.data.shards import Shards
 from lm_research.data.source import within
 from lm_research.data.tokenizer import Tokenizer
 
+Frame = tuple[np.ndarray, np.ndarray]  # ids before and after a text
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenTexts:
@@ -29,7 +31,7 @@ class TokenTexts:
 
     names: tuple[str, ...]
     shards: tuple[Shards, ...]
-    frame: tuple[np.ndarray, np.ndarray]
+    frame: Frame
     length: int
 
     def __len__(self) -> int:
@@ -128,27 +130,26 @@ def write_texts(
 
 
 def read_texts(
-    directory: Path, part: str, names: tuple[str, ...], tokenizer: Tokenizer, length: int
+    directory: Path, part: str, names: tuple[str, ...], frame: Frame, length: int
 ) -> TokenTexts:
-    """A part that `write_texts` wrote.
+    """A part that `write_texts` wrote, each text in a frame of its tokenizer's.
 
     Raises:
       UserError: it is damaged.
     """
     found = _verified(directory, part, names)
-    return TokenTexts(names, found, tokenizer.frame, length)
+    return TokenTexts(names, found, frame, length)
 
 
 def read_pairs(
-    directory: Path, part: str, names: tuple[str, str], tokenizer: Tokenizer, length: int
+    directory: Path, part: str, names: tuple[str, str], frame: PairFrame, length: int
 ) -> PairTexts:
     """A part that `write_texts` wrote, whose two texts are one sequence.
 
     Raises:
       UserError: it is damaged, or `length` leaves no room for two texts.
     """
-    frame = tokenizer.pair_frame.roomy(length)
-    return PairTexts(_verified(directory, part, names), frame, length)
+    return PairTexts(_verified(directory, part, names), frame.roomy(length), length)
 
 
 def _verified(directory: Path, part: str, names: tuple[str, ...]) -> tuple[Shards, ...]:

@@ -225,26 +225,28 @@ class Tokenizer:
         return np.array(self._tokenizer.encode(text, add_special_tokens=True).ids, np.int32)
 
     @functools.cached_property
-    def frame(self) -> tuple[np.ndarray, np.ndarray]:
-        """int32 ids before and after a text that an encoder-decoder reads or writes.
-
-        They are those of `whole`, or where it adds none, the end of a text after it.
-        """
+    def added(self) -> tuple[np.ndarray, np.ndarray]:
+        """int32 ids before and after a text in `whole`: what `transformers` adds, or nothing."""
         bare, framed = self.encode("a"), self.whole("a")
-        if len(bare) == len(framed):
-            return framed[:0], np.array([] if self.eos is None else [self.eos], np.int32)
         places = range(len(framed) - len(bare) + 1)
         begin = next(i for i in places if (framed[i : i + len(bare)] == bare).all())
         return framed[:begin], framed[begin + len(bare) :]
 
     @functools.cached_property
-    def pair_frame(self) -> PairFrame:
-        """What stands around two texts, and between them.
+    def frame(self) -> tuple[np.ndarray, np.ndarray]:
+        """int32 ids before and after a text that an encoder-decoder reads or writes.
 
-        It is what `transformers` adds, or where that is nothing, the end of a text after each.
+        They are those of `added`, or where there are none, the end of a text after it.
         """
-        end = np.array([] if self.eos is None else [self.eos], np.int32)
-        bare = PairFrame((end[:0], end, end), (end[:0], end * 0, end * 0), (0, 0))
+        if self.eos is None or any(map(len, self.added)):
+            return self.added
+        return self.added[0], np.array([self.eos], np.int32)
+
+    @functools.cached_property
+    def added_to_pairs(self) -> PairFrame:
+        """What `transformers` adds around two texts and between them, or nothing."""
+        nothing = np.array([], np.int32)
+        bare = PairFrame((nothing,) * 3, (nothing,) * 3, (0, 0))
         if self._characters is not None:
             return bare
         found = self._tokenizer.encode("a", "a", add_special_tokens=True)
@@ -257,10 +259,23 @@ class Tokenizer:
         texts = found.type_ids[first[0]], found.type_ids[second[0]]
         return PairFrame(parts(found.ids), parts(found.type_ids), texts)
 
+    @functools.cached_property
+    def pair_frame(self) -> PairFrame:
+        """What stands around two texts of which one is a question, and between them.
+
+        It is what `added_to_pairs` says, or where that is nothing, the end of a text after each.
+        """
+        if self.eos is None or self.added_to_pairs.size:
+            return self.added_to_pairs
+        end = np.array([self.eos], np.int32)
+        return PairFrame((end[:0], end, end), (end[:0], end * 0, end * 0), (0, 0))
+
     def fitted(
         self, text: str, pair: str | None = None, length: int | None = None
     ) -> tuple[np.ndarray, np.ndarray | None, int]:
-        """A text, or two as one, as classifiers read them.
+        """A text, or two as one, as classifiers read them: framed as `transformers` does, or not.
+
+        A text without tokens in no frame is the end of a text, where there is such a token.
 
         Args:
           text: the text, or the first.
@@ -274,14 +289,17 @@ class Tokenizer:
           UserError: a character is unknown to it.
         """
         if pair is None:
-            ids, (before, after) = self.encode(text), self.frame
+            ids, (before, after) = self.encode(text), self.added
+            if not (len(ids) or len(before) or len(after)):
+                return self.frame[1], None, len(self.frame[1])
             framed = len(before) + len(after)
             room = len(ids) if length is None else max(0, length - framed)
             return np.concatenate([before, ids[:room], after]), None, framed + len(ids)
         both = self.encode_batch([text, pair])
-        whole = self.pair_frame.size + sum(map(len, both))
-        kept = self.pair_frame.kept(*map(len, both), whole if length is None else length)
-        return *self.pair_frame.joined(*(ids[:n] for ids, n in zip(both, kept))), whole
+        frame = self.added_to_pairs
+        whole = frame.size + sum(map(len, both))
+        kept = frame.kept(*map(len, both), whole if length is None else length)
+        return *frame.joined(*(ids[:n] for ids, n in zip(both, kept))), whole
 
     def complete(self, text: str) -> np.ndarray:
         """int32 ids of a whole text, as an encoder-decoder reads or writes it.

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from lm_research import config, log, mesh, tree
 from lm_research.errors import UserError
-from lm_research.hub import module_names, names, safetensors
+from lm_research.hub import load, module_names, names, safetensors
 from lm_research.hub.factors import Factors, Module, modules, refuse_others, stacked
 from lm_research.hub.save import CONTENTS, completed
 from lm_research.models.family import Family
@@ -200,8 +200,15 @@ def save_adapter(
         written |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
     itself = {name: array for name, array in arrays.items() if name in given}
     kept = module_names.modules_to_save(layout, set(itself))
+    inside = lambda name: set(module_names.enclosing(name)) & set(kept)
+    if copied := _tied_to(filter(inside, layout), layout, family):
+        raise UserError(
+            f"the run trained {copied[0]} besides factors, to which its model ties {copied[1]}; "
+            "PEFT saves a copy that the other one does not follow; --target_format=huggingface "
+            "writes the sum"
+        )
     for name, tensor in layout.items():
-        if set(module_names.enclosing(name)) & set(kept):
+        if inside(name):
             written[name] = tensor.made(lambda path, index: itself[path][index])
     rank = collections.Counter(ranks.values()).most_common(1)[0][0]
     alpha = lambda rank: weights.scaling * rank
@@ -280,12 +287,25 @@ def _sorted(
         for name, array in whole.items()
         if array.shape != layout[name].shape
     ]
+    if copied := _tied_to(whole, layout, family):
+        raise UserError(
+            f"{stored.directory / FILE} has {copied[0]}, to which the model ties {copied[1]}; PEFT "
+            "trains a copy that the other one does not follow, and here both are one"
+        )
     if unknown:
         raise UserError(
             f"{stored.directory / FILE} is not an adapter of linear modules of this "
             f"{family.architecture}: {safetensors.listed(unknown)}"
         )
     return {name: (pair["A"], pair["B"]) for name, pair in factors.items()}, whole
+
+
+def _tied_to(
+    saved: Iterable[str], layout: Mapping[str, names.Tensor], family: Family
+) -> tuple[str, str] | None:
+    """A tensor of those saved whole and one that is the same weights in the model, if any are."""
+    tied = load.tied_tensors(layout, family)
+    return next(((same, name) for name, same in tied.items() if same in set(saved)), None)
 
 
 def _scaling(settings: Mapping[str, Any], name: str, factors: Factors) -> float:

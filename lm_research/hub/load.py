@@ -59,6 +59,9 @@ def section(directory: str | Path) -> dict[str, Any]:
                 f"a {family.architecture} without it",
                 "it is no option that we know",
             )
+    if (problem := config.get("problem_type")) == "multi_label_classification":
+        asked = f"problem_type={problem!r} of {directory / 'config.json'}"
+        log.fallback(asked, "probabilities that add up to 1", "a text has one class here")
     held = Stored(directory).names if family.present else ()
     present = {key: name in held for key, name in family.present.items()}
     said = _config(directory, GENERATION)
@@ -290,7 +293,7 @@ def _check(
         for name in layout
         if name in found and stored.dtype(found[name]) not in FLOATS
     ]
-    tied = _tied(layout, family)
+    tied = tied_tensors(layout, family)
     aside = {name for other in _siblings(family) for name in _theirs(other)} - set(layout)
     if left := sorted(aside & set(found)):
         log.note(tensors_let_be=left)
@@ -317,7 +320,7 @@ def _check(
             )
 
 
-def _tied(layout: Mapping[str, names.Tensor], family: Family) -> dict[str, str]:
+def tied_tensors(layout: Mapping[str, names.Tensor], family: Family) -> dict[str, str]:
     """Tensors that this model does without, and those that hold the same weights."""
     rows = {row.ours: row.theirs for row in family.rows}
     tied = {

@@ -186,8 +186,10 @@ def fitting(section: Mapping[str, Any], given: Mapping[str, Parameter]) -> Famil
     kind = section["kind"] if trunk is section else f"{section['kind']} of {trunk['kind']}"
     candidates = [family for family in families() if family.saved and family.makes(section)]
     if not candidates:
-        known = ", ".join(dict.fromkeys(family.kind for family in families()))
-        raise UserError(f"model.kind {kind} has no Hugging Face architecture; these have: {known}")
+        alike = (family for family in families() if bool(family.task) == (trunk is not section))
+        known = ", ".join(dict.fromkeys(family.kind for family in alike if family.saved))
+        which = "these have" if trunk is section else f"a {section['kind']} of these has"
+        raise UserError(f"model.kind {kind} has no Hugging Face architecture; {which}: {known}")
     differences = [
         [f"model.{name}" for name in family.without if trunk.get(name)] + strangers(family, given)
         for family in candidates

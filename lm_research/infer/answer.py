@@ -1,6 +1,7 @@
 """`answer`: the part of a context that answers a question, with its probability."""
 
 import dataclasses
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -179,6 +180,9 @@ def ranked(
         if len(kept) == best:
             break
         begin, end = int(offsets[i, 0]), int(offsets[j, 1])
+        # Marks on the last letter are in no token where the tokenizer strips accents.
+        while end < len(context) and unicodedata.category(context[end])[0] == "M":
+            end += 1
         text = context[begin:end]
         begin += len(text) - len(text.lstrip())  # tokens may begin with a space
         if (i, j) not in kept:

@@ -52,7 +52,7 @@ def submit(
         source = _source(name, file, split, path, alone=len(tests) == 1)
         lines = [_line(source, i) for i in range(len(source))]
         found = scores(model, params, *told(lines, tokenizer, length))
-        rows = zip((source[i]["id"] for i in range(len(source))), _spelled(model, found))
+        rows = zip(_indices(source), _spelled(model, found))
         text = "".join(f"{index}\t{prediction}\n" for index, prediction in rows)
         log.write_text(directory / server, f"index\tprediction\n{text}")
         written.append(directory / server)
@@ -76,6 +76,22 @@ def _source(name: str, file: str, split: str, path: str, alone: bool) -> Source:
         path, file = str(folder.parent), folder.name
     section = glue.unlabelled(name, file, split, path)
     return config.build(section, {"Table": Table, "TFDS": TFDS}, "input")
+
+
+def _indices(source: Any) -> list[Any]:
+    """The index of each record, by which the server knows it.
+
+    Raises:
+      UserError: one is blank, or another's; says which.
+    """
+    found: dict[Any, int] = {}
+    for i in range(len(source)):
+        index = source[i]["id"]
+        if not str(index).strip():
+            raise UserError(f"{source.where(i)} has no index")
+        if (first := found.setdefault(index, i)) != i:
+            raise UserError(f"{source.where(i)} has the index {index!r} of {source.where(first)}")
+    return list(found)
 
 
 def _line(source: Any, index: int) -> Line:

@@ -1,7 +1,6 @@
 """Requests as text or tokens, line by line, and text from tokens as they come."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from lm_research import log
 from lm_research.data import Tokenizer
-from lm_research.data.text import whole_text
+from lm_research.data.text import parsed, whole_text
 from lm_research.errors import UserError
 from lm_research.models import EncoderDecoder
 
@@ -85,10 +84,7 @@ def is_table(path: Path) -> bool:
 
 def _line(where: str, line: str) -> Line:
     takes = 'it takes {"text": "..."} or {"tokens": [1, 2, ...]}'
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where} is not JSON ({error}); {takes}") from None
+    value = parsed(line, where)
     keys = {"text", "tokens", "words"} & set(value) if isinstance(value, dict) else set()
     if len(keys) != 1:
         raise UserError(f"{where} is {line[:60]}; {takes}")

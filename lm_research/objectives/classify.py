@@ -97,10 +97,9 @@ def class_loss(
     """Weighted cross-entropy of classes, in nats, and how many are the likeliest."""
     each = -jax.nn.log_softmax(scores)
     own = jnp.take_along_axis(each, labels[..., None], -1)[..., 0]
-    loss = (1 - smoothing) * own + smoothing * each.mean(-1)
-    found = {"loss": loss, "accuracy": scores.argmax(-1) == labels}
+    found = {"loss": own, "accuracy": scores.argmax(-1) == labels}
     if smoothing:
-        found["cross_entropy"] = own
+        found |= {"loss": (1 - smoothing) * own + smoothing * each.mean(-1), "cross_entropy": own}
     return {name: Mean((x * weights).sum(), weights.sum()) for name, x in found.items()}
 
 

@@ -181,7 +181,8 @@ def prepare(
         )
     if data.classes:
         named = resolved["model"].setdefault("classes", list(data.classes))
-        if list(named) != list(data.classes):
+        scores = getattr(x.data, "numeric", False) and len(named) == 1  # whatever it is called
+        if list(named) != list(data.classes) and not scores:
             raise UserError(
                 f"model.classes is {', '.join(named)}, and the data's classes are "
                 f"{', '.join(data.classes)}; leave it out (or, where it is that of --config.init, "

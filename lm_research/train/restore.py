@@ -289,6 +289,13 @@ def save_adapter(target: Path, source: Path) -> tuple[int, int]:
             f"the run in {source} began from no directory (init), so none has the weights that its "
             "factors are added to; --target_format=huggingface writes the sum"
         )
+    base = Path(stored["init"])
+    if base.is_dir() and _vocab(section(base)) != _vocab(stored["model"]):
+        sizes = f"{_vocab(stored['model']):,} tokens, and its base {base} {_vocab(section(base)):,}"
+        raise UserError(
+            f"the run in {source} has {sizes}; PEFT adds factors to a base of the same vocabulary, "
+            "and --target_format=huggingface writes the sum"
+        )
     x, trained, _, meta = split(source, stored)
     if _has_best(source, stored):
         best = checkpoint.load_parts(source / BEST, Trainer.of(x).abstract().trained)
@@ -302,6 +309,11 @@ def save_adapter(target: Path, source: Path) -> tuple[int, int]:
         target, stored["model"], x.weights, trained, beginning, tokenizer
     )
     return tree.count(trained), tensors
+
+
+def _vocab(section: Mapping[str, Any]) -> int | None:
+    """V of the model, or of its trunk, that a section makes."""
+    return section.get("trunk", section).get("vocab")
 
 
 def _has_best(path: Path, stored: Mapping[str, Any]) -> bool:

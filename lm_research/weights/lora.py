@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-import re
 import zlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -62,12 +61,13 @@ class LoRA:
         """
 
         whole = tree.matching(self.besides, params)
+        named = tree.matching(self.pattern, params)
 
-        def factors(name: str, box: nn.LogicallyPartitioned, itself: bool):
+        def factors(name: str, box: nn.LogicallyPartitioned, itself: bool, found: bool):
             if itself:
                 return box
             layer, inner, outer = split_axes(box.names)
-            if not re.search(self.pattern, name) or not inner or not outer:
+            if not found or not inner or not outer:
                 return None
             sizes = dict(zip(box.names, box.value.shape))
             shape = lambda letters: tuple(sizes[letter] for letter in letters)
@@ -81,7 +81,7 @@ class LoRA:
                 "b": box.replace(value=b, names=(*layer, None, *outer)),
             }
 
-        trained = tree.map_named(factors, params, whole)
+        trained = tree.map_named(factors, params, whole, named)
         if not any(map(is_pair, jax.tree.leaves(trained, is_leaf=is_pair))):
             raise UserError(f"weights.pattern {self.pattern!r} is found in the name of no matrix")
         return trained, where(whole, params, False)

@@ -13,11 +13,11 @@ Tree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Trains the parameters in whose names a pattern is found; the rest has no moments.
+    r"""Trains the parameters in whose names a pattern is found; the rest has no moments.
 
     Attributes:
       pattern: a regular expression over names such as `stack/blocks/attention/query/kernel`.
-      held: those of them in whose names this is found are not trained: `embedding/table` alone
+      held: those of them in whose names this is found are not trained: `\bembedding/table` alone
         trains everything but a frozen embedding.
     """
 

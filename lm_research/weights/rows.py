@@ -24,7 +24,7 @@ class Rows:
     """
 
     rows: tuple[int, ...] | str
-    table: str = "embedding/table$"
+    table: str = r"\bembedding/table$"
     rest: Any = None
 
     def __post_init__(self):

@@ -61,6 +61,9 @@ def test_mnli(command, tmp_path):
     arguments = f"--checkpoint={tmp_path / 'run'}", "--glue=rte", f"--output={tmp_path / 'x'}"
     status, _, err = command("predict", *arguments, f"--input={tmp_path}")
     assert status == 2 and "rte takes entailment, not_entailment" in err
+    arguments = (*arguments[:1], "--glue=sst2", arguments[2])
+    status, _, err = command("predict", *arguments, f"--input={tmp_path}")
+    assert status == 2 and "trained on pairs of texts, and --glue=sst2 is of single texts" in err
     status, _, err = command("predict", *arguments[:2])
     assert status == 2 and "predict --glue=TASK takes test files" in err
 

@@ -70,6 +70,8 @@ def test_words_get_labels(run, command, tmp_path):
     found = numbers(out)
     assert status == 0 and np.isclose(found["accuracy"], right, atol=1e-4), err
     assert found["score"] == found["f1"] and "most frequent" not in found
+    told = command("predict", checkpoint, f"--input={file}")[1].splitlines()
+    assert [json.loads(line) for line in told] == rows
     for arguments, words in (
         (["predict", checkpoint, "--text= "], "--text=' ' has no words to label"),
         (["predict", checkpoint, "--text=a", "--threshold=0"], "answers no questions"),

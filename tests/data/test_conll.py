@@ -182,3 +182,9 @@ def test_universal_dependencies():
     with pytest.raises(UserError, match=r"fr_sequoia-ud-test.conllu.gz:4 has no xpos"):
         len(CoNLL(str(directory / "fr_sequoia-ud-test.conllu.gz"), "xpos"))
     assert np.array_equal(source[0]["labels"], CoNLL(source.paths, 3)[0]["labels"])
+
+
+def test_only_spaces_and_tabs_part_columns(tmp_path):
+    (tmp_path / "a.txt").write_text("10\u00a0000  NUM\nkm NOUN\n\n1\u2009000 NUM\n")
+    found = CoNLL(str(tmp_path / "a.txt"), column=-1)
+    assert [record["words"] for record in found] == [["10\u00a0000", "km"], ["1\u2009000"]]

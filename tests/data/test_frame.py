@@ -36,14 +36,31 @@ def test_framed_and_cut_as_tokenizers_does(name):
             assert len(framed.fitted(first, second)[0]) == whole == len(theirs.ids)
 
 
+@pytest.mark.parametrize("second", [None, "so so"])
+def test_what_transformers_does_not_frame_classifiers_read_bare(second):
+    """Such as GPT-2's texts: a last token of our own would be another one to judge by."""
+    ours = BPE(300).train(TEXTS)
+    inner = tokenizers.Tokenizer.from_str(ours._tokenizer.to_str())
+    assert ours.eos is not None
+    for first in TEXTS:
+        for length in (6, 200):
+            inner.enable_truncation(length, strategy="longest_first")
+            assert ours.fitted(first, second, length)[0].tolist() == inner.encode(first, second).ids
+
+
 def test_without_special_tokens_texts_end():
+    """Where one is a question, or an encoder-decoder reads them; classifiers read them bare."""
     tokenizer = Bytes().train(())
-    tokens, types, _ = tokenizer.fitted("ab", "c", 8)
+    tokens, types = tokenizer.pair_frame.joined(*tokenizer.encode_batch(["ab", "c"]))
     assert tokens.tolist() == [97, 98, 256, 99, 256] and types.tolist() == [0] * 5
-    tokens, types, whole = tokenizer.fitted("abc", length=3)
-    assert tokens.tolist() == [97, 98, 256] and types is None and whole == 4
+    assert tokenizer.complete("ab").tolist() == [97, 98, 256]
+    tokens, types, whole = tokenizer.fitted("ab", "c", 8)
+    assert tokens.tolist() == [97, 98, 99] and types.tolist() == [0] * 3 and whole == 3
+    tokens, types, whole = tokenizer.fitted("abc", length=2)
+    assert tokens.tolist() == [97, 98] and types is None and whole == 3
+    assert tokenizer.fitted("")[0].tolist() == [256]
     tokens, *_ = Characters().train(["bc", "c"]).fitted("bc", "c", 8)
-    assert tokens.tolist() == [0, 1, 2, 1, 2]
+    assert tokens.tolist() == [0, 1, 1]
     bag = Words().train(["b c"])
     both = np.concatenate([bag.whole("b"), bag.whole("c")])
     assert bag.fitted("b", "c", 8)[0].tolist() == both.tolist()

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import os
 import pickle
 
@@ -59,6 +60,14 @@ def test_tables(tmp_path, name, columns):
         ("a.tsv", "text\tlabel\n", "holds no records"),
         ("a.jsonl", '{"text": "x"}\n', r"a.jsonl:1: the field 'label' is missing; it has 'text'"),
         ("a.jsonl", "[1]\n", "a.jsonl:1 is no JSON object"),
+        (
+            "a.jsonl",
+            '{"text": "x", "label": "y"}\n{"text": "\\uD83D", "label": "y"}\n',
+            "a.jsonl:2 is not Unicode text: it has .*, half of a character",
+        ),
+        ("a.csv", 'text,label\nx,y\n"no end,y\nx,y\n', "a.csv:3 to 4 is no row of a table"),
+        ("a.csv", 'text,label\nx,y\n"said" so,y\nx,y\n', "a.csv:3 is no row of a table"),
+        ("a.tsv", "", "a.tsv is empty"),
         ("a.txt", "no label here\n", r"a.txt:1 is 'no label here'; it takes one __label__CLASS"),
         ("a.pdf", "x", "a.pdf is no file of rows by its name; it takes .tsv"),
     ],
@@ -106,14 +115,22 @@ def test_texts_and_numbers_of_classes(tmp_path, capsys):
     found = {}
     for part in (prepared.train, prepared.heldout):
         for record in part:
-            found[bytes(record["text"][:-1].tolist()).decode()] = int(record["label"])
-            assert record["text"][-1] == prepared.tokenizer.eos
-    assert found == {"a good ": 1, 'it is "': 0, "so so": 1, "no": 0}
+            found[bytes(record["text"].tolist()).decode()] = int(record["label"])
+    assert found == {"a good f": 1, 'it is "b': 0, "so so": 1, "no": 0}
     assert len(prepared.heldout) == 1
     assert "asked for 1 of 3 train texts, longer than 8 tokens" in capsys.readouterr().err
     again = Labelled(Memory(RECORDS), Bytes(), 0.25).prepared(tmp_path, 8)
     assert [int(r["label"]) for r in again.train] == [int(r["label"]) for r in prepared.train]
     assert again.facts == prepared.facts
+
+
+def test_classes_are_those_of_the_share_that_is_held_out_too(tmp_path):
+    records = [{"text": "x", "label": f"c{i}"} for i in range(8)]
+    prepared = Labelled(Memory(records), Bytes(), 0.25).prepare(tmp_path, 8)
+    assert prepared.classes == tuple(f"c{i}" for i in range(8))
+    words = [{"words": ["x"], "labels": [f"c{i}"]} for i in range(8)]
+    prepared = LabelledWords(Memory(words), Bytes(), 0.25).prepare(tmp_path / "words", 8)
+    assert prepared.classes == tuple(f"c{i}" for i in range(8))
 
 
 def test_classes_in_an_order_of_ones_own(tmp_path):
@@ -134,6 +151,9 @@ def test_classes_in_an_order_of_ones_own(tmp_path):
         ),
         ([{"text": "x", "label": ""}], None, "record 0 has no label"),
         ([{"text": "x"}], None, "record 0 has no label"),
+        ([{"text": "x", "label": math.nan}], None, "record 0 has the label nan, which is no num"),
+        ([{"text": "\ud83d", "label": "good"}], None, "record 0 is not Unicode text: it has '.ud8"),
+        (0.25, ("good", "bad", "good"), "data.classes has 'good' twice"),
         ([], None, "the heldout part of the data has no records"),
         ([{"label": "good"}], None, "record 0 of the data source has no text 'text'"),
         (0.25, ("good",), "has the label 'bad', of no class; they are 'good'"),

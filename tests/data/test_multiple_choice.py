@@ -18,6 +18,7 @@ QUESTION = {"question": "Q?", "choices": ("a", "b", "c"), "answer": 1}
 FORMS = {
     "a number": {"question": "Q?", "choices": ["a", "b", "c"], "answer": 1},
     "a letter": {"question": "Q?", "choices": ["a", "b", "c"], "answer": "B"},
+    "a number as text": {"question": "Q?", "choices": ["a", "b", "c"], "answer": "1"},
     "a text": {"question": "Q?", "choices": ["a", "b", "c"], "answer": "b"},
     "ARC": {
         "question": "Q?",

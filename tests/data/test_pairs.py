@@ -67,6 +67,30 @@ def test_lines_with_one_side_are_left_out_and_that_is_told(tmp_path):
     assert told["asked"].startswith("2 lines of") and "the first is line 3" in told["why"]
 
 
+@pytest.mark.parametrize(
+    "name, lines",
+    [
+        ("a.tsv", ["x\tu", "\tv", "y\t ", "z\tw"]),
+        (
+            "a.jsonl",
+            [
+                '{"source": "x", "target": "u"}',
+                '{"source": "", "target": "v"}',
+                '{"source": "y", "target": [" "]}',
+                '{"source": "z", "target": ["", "w"]}',
+            ],
+        ),
+    ],
+)
+def test_so_are_those_of_one_file(tmp_path, name, lines):
+    (tmp_path / name).write_text("\n".join(lines))
+    before = len(log.facts()["fallbacks"])
+    pairs = Pairs(str(tmp_path / name))
+    assert list(pairs) == [{"source": "x", "target": "u"}, {"source": "z", "target": "w"}]
+    [told] = log.facts()["fallbacks"][before:]
+    assert told["asked"].startswith("2 lines of") and "the first is line 2" in told["why"]
+
+
 def test_pairs_become_tokens_that_end(tmp_path):
     source = Pairs(written(tmp_path, "tsv"))
     data = Parallel(source, Bytes(), heldout=source).prepare(tmp_path / "data", 32)

@@ -5,6 +5,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
+from safetensors import numpy
 
 from lm_research import log, mesh, tree
 from lm_research.errors import UserError
@@ -221,11 +222,27 @@ def test_what_peft_cannot_hold_is_refused(base, tmp_path):
     for weights, message in [
         (LoRA(pattern="table"), "factors of embedding/table, position/table, which"),
         (LoRA(besides="norm/scale$"), "besides factors, and PEFT saves whole modules"),
+        (
+            LoRA(besides="^embedding/table"),
+            "trained transformer.wte.weight besides factors, to which",
+        ),
     ]:
         found, _ = trained(weights, model, params)
         with pytest.raises(UserError, match=message):
             adapter.save_adapter(tmp_path / "out", SECTIONS["GPT2"], weights, found, "base")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_copy_of_what_the_model_ties_is_refused(base, tmp_path):
+    """PEFT's head stays that of the base where a copy of the embedding is trained."""
+    directory, model, params = base("GPT2")
+    found, _ = trained(LoRA(), model, params)
+    adapter.save_adapter(tmp_path / "out", SECTIONS["GPT2"], LoRA(), found, str(directory))
+    file = tmp_path / "out" / adapter.FILE
+    copy = {f"{adapter.PREFIX}transformer.wte.weight": np.zeros((16, 8), np.float32)}
+    numpy.save_file({**numpy.load_file(file), **copy}, file)
+    with pytest.raises(UserError, match=r"wte\.weight, to which the model ties lm_head\.weight"):
+        adapter.read(tmp_path / "out", SECTIONS["GPT2"])
 
 
 def test_what_is_another_adapter_is_refused_by_name(base, tmp_path):

@@ -36,14 +36,14 @@ def ours(theirs):
         return model, load.load(theirs[1], model)
 
 
-def batch(counts):
-    """Questions of so many choices each."""
+def batch(counts, most=MOST):
+    """Questions of so many choices each, among those that have `most`."""
     rng, rows = np.random.default_rng(0), []
     for i, count in enumerate(counts):
         sizes = rng.integers(4, LENGTH + 1, count)
         texts = [rng.integers(3, 96, n).astype(np.int32) for n in sizes]
         types = [(np.arange(n) >= n // 2).astype(np.int32) for n in sizes]
-        none = [np.zeros(0, np.int32)] * (MOST - count)
+        none = [np.zeros(0, np.int32)] * (most - count)
         record = {"texts": texts + none, "types": types + none, "label": i % count}
         rows.append(Choose(LENGTH).example(record, None))
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -72,10 +72,11 @@ def test_loss_scores_and_gradient_are_theirs(theirs, ours):
     assert np.allclose(slopes["kernel"].T, slope, atol=1e-4 * abs(slope).max())
 
 
-def test_absent_choices_are_none(ours):
+@pytest.mark.parametrize("most", [3, 5])
+def test_absent_choices_are_none(ours, most):
     """They are as if the question had been asked without them, in the gradient too."""
     model, params = ours
-    rows = batch([2, 2])
+    rows = batch([2, 2], most)
     fewer = {name: x[:, :2] if x.ndim == 3 else x for name, x in rows.items()}
 
     def total(params, rows):

@@ -145,8 +145,12 @@ def test_a_classifier_on_a_base_without_one_is_what_it_was_at_its_best(command, 
 
 def test_what_is_no_adapter_is_one_line(command, tmp_path):
     described = {"model": SECTION, "weights": {"kind": "LoRA"}, "init": None}
+    smaller = {"model": {**SECTION, "vocab": SECTION["vocab"] - 3}}
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text(json.dumps(smaller))
     for changes, message in [
         ({}, "began from no directory (init)"),
+        ({"init": str(tmp_path / "base")}, "PEFT adds factors to a base of the same vocabulary"),
         ({"weights": {"kind": "Full"}}, "are Full; PEFT's format takes a run with LoRA"),
     ]:
         (tmp_path / "config.json").write_text(json.dumps(described | changes))

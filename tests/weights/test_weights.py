@@ -146,6 +146,8 @@ def test_merged_is_the_sum():
 def test_patterns_that_find_nothing_are_refused():
     for weights, message in [
         (Part("nothing"), "none of the"),
+        (Part("("), r"'\(' is no regular expression: "),
+        (LoRA(pattern="["), r"'\[' is no regular expression: "),
         (Part("."), "all of the"),
         (Part(held="nothing"), "weights.held 'nothing' is found in none"),
         (LoRA(pattern="nothing"), "no matrix"),
