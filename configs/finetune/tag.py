@@ -43,7 +43,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = loaded(f"{Path(__file__).with_name('classify.py')}:{rest}").to_dict(
         preserve_field_references=True
     )
-    column = lambda name: int(name) if name.lstrip("-").isdigit() else name
+    column = lambda name: int(name) if name.removeprefix("-").isdigit() else name
     columns = dict(column=column(knob.column), words=column(knob.words) if knob.words else None)
 
     def source(paths: object, split: str) -> dict:

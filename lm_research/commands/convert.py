@@ -27,6 +27,7 @@ def run(values: flags.FlagValues) -> None:
     from lm_research.hub.save import save
     from lm_research.hub.vectors import FILE, save_vectors
     from lm_research.models import FastText
+    from lm_research.models.class_writer import ClassWriter
     from lm_research.train import restore
 
     source, target = Path(values.source), Path(values.target)
@@ -50,6 +51,11 @@ def run(values: flags.FlagValues) -> None:
         if to == "vectors":
             words = save_vectors(target, loaded.tokenizer, loaded.params)
             return print(f"vectors of {words:,} words: {target / FILE}")
+        if to == "huggingface" and isinstance(loaded.model, ClassWriter):
+            named = ", ".join(loaded.model.classes)
+            got = f"the {loaded.section['trunk']['kind']} that writes the names of classes, {named}"
+            log.fallback("a classifier of texts", got, "transformers has none of its kind")
+            loaded = restore.writer_of(loaded)
         if to == "run":
             restore.save_run(target, loaded)
             tensors = len(tree.named_leaves(loaded.params))

@@ -87,7 +87,7 @@ def run(values: flags.FlagValues) -> None:
         encode, eos = _encoding(values, loaded)
         if _reads(loaded):
             sources = [tagged(line, values.tag) for line in lines]
-            prompts, _ = told(sources, loaded.tokenizer, loaded.context)
+            prompts, _ = told(sources, loaded.tokenizer, loaded.context, ends=True)
         else:
             prompts = [encoded(line, loaded.tokenizer, encode) for line in lines]
         for line, prompt in zip(lines, prompts):

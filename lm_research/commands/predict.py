@@ -153,7 +153,12 @@ def _check_pairs(values: flags.FlagValues, lines: list[Any]) -> None:
     """Refuses a text alone to a run that was trained on pairs."""
     from lm_research.errors import UserError
 
-    if not _of_pairs(values) and "pair" not in _columns(_data(values)):
+    pairs = _of_pairs(values)
+    if pairs is False and (more := [line for line in lines if line.pair is not None]):
+        raise UserError(
+            f"{more[0].where} has a second text, and the run was trained on single texts; give one"
+        )
+    if not pairs and "pair" not in _columns(_data(values)):
         return
     for line in lines:
         if line.text is not None and line.pair is None:

@@ -271,7 +271,7 @@ class Tokenizer:
         return PairFrame((end[:0], end, end), (end[:0], end * 0, end * 0), (0, 0))
 
     def fitted(
-        self, text: str, pair: str | None = None, length: int | None = None
+        self, text: str, pair: str | None = None, length: int | None = None, ends: bool = False
     ) -> tuple[np.ndarray, np.ndarray | None, int]:
         """A text, or two as one, as classifiers read them: framed as `transformers` does, or not.
 
@@ -281,6 +281,7 @@ class Tokenizer:
           text: the text, or the first.
           pair: the second.
           length: tokens at most; what is too much is cut from the end of the longer text.
+          ends: whether one text is framed as an encoder-decoder reads it: see `frame`.
 
         Returns:
           int32 ids, of two texts also their types, and how many tokens there were before any cut.
@@ -289,7 +290,7 @@ class Tokenizer:
           UserError: a character is unknown to it.
         """
         if pair is None:
-            ids, (before, after) = self.encode(text), self.added
+            ids, (before, after) = self.encode(text), self.frame if ends else self.added
             if not (len(ids) or len(before) or len(after)):
                 return self.frame[1], None, len(self.frame[1])
             framed = len(before) + len(after)
@@ -336,13 +337,19 @@ class Tokenizer:
             begins = [token[:1] in (" ", "\n", "Ġ", "Ċ", "▁") for token in spelled]
         return np.array([b or i in special for i, b in enumerate(begins)])
 
-    def save(self, directory: str | Path) -> None:
-        """Writes tokenizer.json and tokenizer_config.json, which `transformers` reads, too."""
+    def save(self, directory: str | Path, **told: Any) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, which `transformers` reads, too.
+
+        Args:
+          directory: where.
+          **told: entries of the latter, besides its own.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
+            **told,
             **self._config,
             **{f"{role}_token": token for role, token in self._special.items()},
         }

@@ -38,7 +38,7 @@ def save(
       directory: a new one, or an empty one.
       section: the model section that makes the model.
       params: its plain parameters, on this process's devices.
-      tokenizer: has `save(directory)`, and ids `bos`, `eos` and `pad`; None writes none.
+      tokenizer: a `Tokenizer`, which has ids `bos`, `eos` and `pad`; None writes none.
       eos: tokens that end a text; by default the tokenizer's.
       context: tokens that the model was made to read at once, where its own positions do not say.
 
@@ -71,8 +71,16 @@ def save(
             safetensors.dump({**begins, **own}, temporary / GENERATION)
         safetensors.write(temporary, {name: t.shape for name, t in layout.items()}, make)
         if tokenizer is not None:
-            tokenizer.save(temporary)
+            tokenizer.save(temporary, **_read_with(section, tokenizer))
     return len(layout)
+
+
+def _read_with(section: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """What `transformers` has to be told for its tokenizer to give a model types of tokens."""
+    types = section.get("trunk", section).get("types") or 0
+    if not 0 < max(tokenizer.added_to_pairs.texts) < types:
+        return {}
+    return {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
 
 
 def completed(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def scores(
 
 
 def told(
-    lines: Sequence[Line], tokenizer: Any, length: int | None
+    lines: Sequence[Line], tokenizer: Any, length: int | None, ends: bool = False
 ) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
     """Tokens of requests, and types of pairs, cut as in training; says how many lose something.
 
@@ -79,6 +79,7 @@ def told(
       lines: the requests.
       tokenizer: None where the checkpoint has none.
       length: tokens that the model was trained on at most; None cuts nothing.
+      ends: whether an encoder-decoder is to write from the texts: see `Tokenizer.fitted`.
 
     Raises:
       UserError: a request is text, and there is no tokenizer or it does not know a character.
@@ -88,7 +89,7 @@ def told(
         if line.tokens is not None:
             tokens, types, whole = line.tokens[:length], None, len(line.tokens)
         else:
-            fitted = lambda known, text, pair=line.pair: known.fitted(text, pair, length)
+            fitted = lambda known, text, pair=line.pair: known.fitted(text, pair, length, ends)
             tokens, types, whole = encoded(line, tokenizer, fitted)
         long += length is not None and whole > length
         found.append((tokens, types))

@@ -263,6 +263,12 @@ def part_of(loaded: Loaded, name: str) -> Loaded:
     return dataclasses.replace(loaded, model=model, params=params, section=section)
 
 
+def writer_of(loaded: Loaded) -> Loaded:
+    """The encoder-decoder by which a `ClassWriter` tells classes."""
+    parts = dict(model=loaded.model.trunk, params=loaded.params["trunk"])
+    return dataclasses.replace(loaded, **parts, section=loaded.section["trunk"])
+
+
 def save_run(path: str | Path, loaded: Loaded) -> None:
     """Writes a directory that `open_checkpoint` opens, with all that `loaded` says."""
     path = Path(path)

@@ -13,6 +13,7 @@ from lm_research.data import Bytes
 from lm_research.data.tokenizer import load
 from lm_research.errors import UserError
 from lm_research.hub import names, save
+from lm_research.infer.classify import classify
 from lm_research.models.initial import initial
 from lm_research.train import restore
 
@@ -147,3 +148,47 @@ def test_a_part_of_a_model_of_several(tmp_path):
         jax.tree.map(
             np.testing.assert_array_equal, one.params, model.part(part, section, params)[1]
         )
+
+
+def test_the_tokenizer_of_pairs_tells_their_types(tmp_path):
+    """As `transformers` asks for them only where its tokenizer says that a model reads them."""
+    transformers = pytest.importorskip("transformers", reason="it is the reference: extra `verify`")
+    tokenizer = Bytes(roles=("cls", "sep")).train([])
+    sizes = {"vocab": 259, "width": 8, "layers": 1, "heads": 2, "context": 16}
+    for kind, types in (("BERT", [0, 0, 0, 1, 1]), ("RoBERTa", None)):
+        section = {"kind": "Classifier", "trunk": {"kind": kind, **sizes}, "classes": ["a", "b"]}
+        section |= {"pool": "first", "activation": "tanh"}
+        model = config.build(section, save.CONTENTS)
+        params = jax.tree.map(lambda p: np.zeros(p.shape, np.float32), names.abstract(model))
+        save.save(tmp_path / kind, section, params, tokenizer)
+        found = transformers.AutoTokenizer.from_pretrained(tmp_path / kind)("a", "b")
+        assert found.get("token_type_ids") == types
+        ours = load(tmp_path / kind).fitted("a", "b")
+        assert found["input_ids"] == ours[0].tolist() and ours[1].tolist() == [0, 0, 0, 1, 1]
+
+
+def test_what_writes_names_of_classes_becomes_an_encoder_decoder(tmp_path, capsys):
+    """What `transformers` finds of the names is what we tell of the classes."""
+    torch = pytest.importorskip("torch", reason="it is the reference: extra `verify`")
+    transformers = pytest.importorskip("transformers", reason="it is the reference: extra `verify`")
+    tokenizer = Bytes(roles=("pad",)).train([])
+    trunk = {"kind": "T5", "vocab": 258, "width": 8, "layers": 1, "heads": 2, "head": 4}
+    named = [tokenizer.complete(name).tolist() for name in ("no", "on")]
+    section = {"kind": "Classifier", "trunk": trunk, "classes": ["no", "on"], "written": named}
+    model = config.build(section, save.CONTENTS)
+    params = jax.jit(lambda key: tree.unboxed(initial(model, key)))(jax.random.key(0))
+    restore.save_run(tmp_path / "run", restore.Loaded(model, params, tokenizer, section))
+    converted(tmp_path / "run", tmp_path / "out")
+    assert "the T5 that writes the names of classes, no, on" in capsys.readouterr().err
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "out").eval()
+    tokens, scores = tokenizer.fitted("a cat")[0], []
+    for name in named:
+        with torch.no_grad():
+            loss = theirs(
+                input_ids=torch.tensor([tokens.tolist()]), labels=torch.tensor([name])
+            ).loss
+        scores.append(-loss.item() * len(name))
+    odds = np.exp(np.array(scores) - max(scores))
+    [ours] = classify(model, params, [tokens])
+    assert 0.001 < ours[0] < 0.999
+    np.testing.assert_allclose(ours, odds / odds.sum(), atol=1e-5)

@@ -58,6 +58,7 @@ def test_without_special_tokens_texts_end():
     assert tokens.tolist() == [97, 98, 99] and types.tolist() == [0] * 3 and whole == 3
     tokens, types, whole = tokenizer.fitted("abc", length=2)
     assert tokens.tolist() == [97, 98] and types is None and whole == 3
+    assert tokenizer.fitted("abc", length=3, ends=True)[0].tolist() == [97, 98, 256]
     assert tokenizer.fitted("")[0].tolist() == [256]
     tokens, *_ = Characters().train(["bc", "c"]).fitted("bc", "c", 8)
     assert tokens.tolist() == [0, 1, 1]
