@@ -146,8 +146,8 @@ class Labelled(Preparing):
             classes, dtype, numbered = (SCORE,), np.float32, scores
         else:
             named = (parts[part] for part in naming(self.heldout))
-            seen = {_name(label) for part in named for _, label in _labels(part)}
-            classes = self.classes or tuple(sorted(seen))
+            seen = (_name(label) for part in named for _, label in _labels(part))
+            classes = self.classes or tuple(sorted(set(seen)))
             dtype, numbered = np.int32, lambda part: _numbers(part, classes)
         for part, given in parts.items():
             write_labels(directory, part, np.fromiter(numbered(given), dtype))

@@ -304,8 +304,8 @@ def _tied_to(
     saved: Iterable[str], layout: Mapping[str, names.Tensor], family: Family
 ) -> tuple[str, str] | None:
     """A tensor of those saved whole and one that is the same weights in the model, if any are."""
-    tied = load.tied_tensors(layout, family)
-    return next(((same, name) for name, same in tied.items() if same in set(saved)), None)
+    whole, tied = set(saved), load.tied_tensors(layout, family)
+    return next(((same, name) for name, same in tied.items() if same in whole), None)
 
 
 def _scaling(settings: Mapping[str, Any], name: str, factors: Factors) -> float:
