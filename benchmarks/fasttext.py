@@ -34,11 +34,11 @@ OURS = "text=sentence,order=2,width=32"
 MORE = "text=sentence,order=2,width=32,least=3,most=5,length=384"
 UNSEEN = ["unbekannte Wörter stehen hier", "café naïve über 日本語", ""]
 
-# What runs in the peer's interpreter: settings and paths in, JSON out.
+# What runs in the peer's interpreter: JSON with settings, texts and paths in, JSON out.
 PEER = """
 import json, sys, time
 import fasttext
-asked = json.loads(sys.argv[1])
+asked = json.load(sys.stdin)
 start = time.time()
 model = fasttext.train_supervised(asked["train"], verbose=0, **asked["settings"])
 seconds = time.time() - start
@@ -71,9 +71,8 @@ def peer(python: str, scratch: Path, settings: dict, texts: list[str], matrices:
     train, output = scratch / "train.txt", scratch / "peer.json"
     train.write_text("".join(f"__label__{b} {a}\n" for a, b in zip(sentences, labels)))
     asked = dict(train=str(train), settings=settings, texts=texts, output=str(output))
-    subprocess.run(
-        [python, "-c", PEER, json.dumps(asked | {"matrices": matrices})], check=True, cwd=scratch
-    )
+    given = json.dumps(asked | {"matrices": matrices})
+    subprocess.run([python, "-c", PEER], input=given, text=True, check=True, cwd=scratch)
     return json.loads(output.read_text())
 
 
@@ -107,9 +106,14 @@ def parity(python: str, scratch: Path) -> list[record.Row]:
     what = "fastText with the authors' matrices"
     return [
         record.Row(
-            f"{what}: largest difference of probabilities", abs(ours - theirs).max(), "", 1e-4
+            f"{what}: largest difference of probabilities",
+            float(abs(ours - theirs).max()),
+            "",
+            1e-4,
         ),
-        record.Row(f"{what}: largest difference of word vectors", abs(apart).max(), "", 1e-4),
+        record.Row(
+            f"{what}: largest difference of word vectors", float(abs(apart).max()), "", 1e-4
+        ),
     ]
 
 
