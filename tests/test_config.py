@@ -13,6 +13,7 @@ from lm_research.train import experiment
 @dataclasses.dataclass(frozen=True)
 class Inner:
     size: int = 1
+    attention_dropout: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,14 @@ def test_build_nests_and_converts():
         (dict(kind="Outer"), "lacks rate"),
         (dict(kind="Outer", rate=1.0, inner=dict(kind="Inner", size=0.5)), "x.inner.size is 0.5"),
         (dict(kind="Outer", rate=1.0, shape="oval"), "x.shape is 'oval'.*round"),
+        (
+            dict(kind="Inner", attention_dropout=1),
+            "x.attention_dropout is 1; it takes a rate from 0",
+        ),
+        (
+            dict(kind="Inner", attention_dropout=-0.1),
+            "x.attention_dropout is -0.1; it takes a rate",
+        ),
     ],
 )
 def test_mistakes_are_named(given, message):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from variants import tried
 from lm_research import mesh
 from lm_research.commands import config_flag
 from lm_research.data import glue
+from lm_research.errors import UserError
 from lm_research.infer import generate, score
 from lm_research.infer.answer import answer
 from lm_research.infer.choose import choose
@@ -277,6 +279,32 @@ def test_as_published_is_an_experiment(argument):
     given = timed(completed(config), config.steps or 1000)
     x = experiment({**given, "model": loop.with_told(given["model"], vocab=257)})
     check_samples(x, Bytes().train(()))
+
+
+def test_the_knob_embedding_holds_that_table_and_no_other():
+    config = config_flag.loaded(f"{CONFIGS}/finetune/classify.py:weights=embedding,family=bert")
+    table = re.compile(config.weights.held)
+    assert table.search("embedding/table") and table.search("trunk/embedding/table")
+    assert not table.search("trunk/type_embedding/table")
+
+
+@pytest.mark.parametrize(
+    "knobs, words",
+    [
+        ("classify.py:epochs=0", "the knob 'epochs' is 0; it takes a number above 0"),
+        ("classify.py:evaluations=-1", "the knob 'evaluations' is -1; it takes a number above 0"),
+        ("embed.py:negative=other", "the knob 'negative' is given and 'pair' is not"),
+    ],
+)
+def test_knobs_that_mean_nothing_are_refused(knobs, words):
+    with pytest.raises(UserError, match=words):
+        config_flag.loaded(f"{CONFIGS}/finetune/{knobs}")
+
+
+def test_a_pool_by_its_knob():
+    for knobs, pool in (("", None), ("pool=mean", "mean"), ("family=gpt2,pool=mean", "mean")):
+        config = config_flag.loaded(f"{CONFIGS}/finetune/classify.py:{knobs}")
+        assert config.model.pool == pool
 
 
 def test_shakespeare_is_split_as_nanogpt_splits_it(tmp_path):

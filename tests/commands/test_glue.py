@@ -88,6 +88,13 @@ def test_scores_of_pairs(command, tmp_path):
     given = f"--input={tmp_path / 'new.jsonl'}", f"--output={tmp_path / 'new'}"
     assert command("predict", checkpoint, *given)[0] == 0
     assert abs(json.loads((tmp_path / "new").read_text())["score"] - float(told)) < 1e-4
+    for index, words in ((5, "tsv:3 has the index '5' of "), (" ", "tsv:3 has no index")):
+        (tmp_path / "test.tsv").write_text(
+            f"index\tsentence1\tsentence2\n5\tso so\tno\n{index}\tso\tno\n"
+        )
+        given = "--glue=stsb", f"--input={tmp_path}", f"--output={tmp_path / 'again'}"
+        status, _, err = command("predict", checkpoint, *given)
+        assert status == 2 and words in err and not (tmp_path / "again").exists()
     status, _, err = command("predict", checkpoint, "--text=a", "--pair=b", "--pair=c")
     assert status == 2 and "1 of --text and 2 of --pair" in err
     status, _, err = command("predict", checkpoint, "--text=so so")

@@ -88,6 +88,9 @@ def test_windows_agree_on_one_answer():
         ("cat sat", 4, 2.0),
         ("the", 0, 1.0),
     ]
+    # Marks that the tokenizer stripped are of the last letter.
+    marked = ranked([(1.0, [(4.0, 1, 2)])], offsets, "the cat sat\u0301\u0323 on", 1)
+    assert [c.text for c in marked.candidates] == ["cat sat\u0301\u0323"]
     odds = np.exp([1.0, 4.0, 2.0, 1.0])
     chances = [told.none, *(c.probability for c in told.candidates)]
     assert np.allclose(chances, odds / odds.sum()) and told.difference == -3
