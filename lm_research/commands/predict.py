@@ -320,6 +320,7 @@ def _sentences(path: Path, data: dict[str, Any]) -> Any:
     its name that it is no .txt or .jsonl.
     """
     from lm_research.data import CoNLL
+    from lm_research.data.conll import SPELLED, form_of
     from lm_research.data.text import whole_text
     from lm_research.infer import text
 
@@ -330,10 +331,8 @@ def _sentences(path: Path, data: dict[str, Any]) -> Any:
     plain = path.name.removesuffix(".gz").endswith(".txt")
     if plain and "\t" not in content and "\n\n" not in content:
         return None
-    universal = path.name.removesuffix(".gz").endswith(".conllu")
-    form = source.get("form") or ("conllu" if universal else "columns")
-    words = source.get("words")
-    words = (1 if form == "conllu" else 0) if words is None else words
+    form, words = form_of(path, source.get("form")), source.get("words")
+    words = SPELLED[form] if words is None else words
     # What is read as labels is not asked for: a file without any will do.
     found = CoNLL((str(path),), words, words, form, source.get("comment"))
     return [text.Line(found.where(i), words=tuple(found[i]["words"])) for i in range(len(found))]

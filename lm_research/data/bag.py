@@ -70,11 +70,6 @@ class Bag(Tokenizer):
         return nothing, nothing
 
     @functools.cached_property
-    def frame(self) -> tuple[np.ndarray, np.ndarray]:
-        """Nothing."""
-        return self.added
-
-    @functools.cached_property
     def added_to_pairs(self) -> PairFrame:
         """Features of two texts are those of both."""
         nothing = (np.array([], np.int32),) * 3

@@ -16,6 +16,7 @@ from lm_research.errors import UserError
 SUFFIXES = (".conllu", ".conll", ".txt", ".tsv", ".iob", ".iob2", ".bio")
 # The columns of CoNLL-U (https://universaldependencies.org/format.html), and those that must be.
 COLUMNS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
+SPELLED = {"conllu": 1, "columns": 0}  # the column of the words, by form, where none is named
 NEEDED = ("upos", "xpos", "deprel")
 WORD, SKIPPED = re.compile(r"\d+"), re.compile(r"\d+-\d+|\d+\.\d+")
 DOCUMENT = "-DOCSTART-"  # in the place of a word where a document of CoNLL-2003 begins
@@ -81,18 +82,23 @@ class CoNLL:
         """Of each sentence its file, lines, words and labels."""
         found = []
         for file in self.files:
-            universal = file.name.removesuffix(".gz").endswith(".conllu")
-            form = self.form or ("conllu" if universal else "columns")
+            form = form_of(file, self.form)
             read = _universal if form == "conllu" else _columns
             comment = "#" if form == "conllu" and self.comment is None else self.comment
             for rows in _blocks(file, comment):
                 if rows := read(file, rows):
-                    words = _cells(file, form, rows, 1 if form == "conllu" else 0, self.words)
+                    words = _cells(file, form, rows, SPELLED[form], self.words)
                     labels = _cells(file, form, rows, None, self.column)
                     found.append((file, [line for line, _ in rows], words, labels))
         if not found:
             raise UserError(f"{self.files[0]} holds no sentences")
         return found
+
+
+def form_of(file: Path, given: str | None) -> str:
+    """Which of both forms a file is: what is given, or else as its name says."""
+    universal = file.name.removesuffix(".gz").endswith(".conllu")
+    return given or ("conllu" if universal else "columns")
 
 
 def _blocks(file: Path, comment: str | None) -> Iterator[list[Row]]:

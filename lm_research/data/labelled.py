@@ -174,15 +174,22 @@ def check_ids(parts: Mapping[str, Part]) -> None:
     """
     for source in {id(source): source for source, _ in parts.values()}.values():
         if "id" in source[0]:
-            _check_ids(source)
+            check_distinct(source)
 
 
-def _check_ids(source: Source) -> None:
+def check_distinct(source: Source, called: str = "id") -> None:
+    """Refuses a source of which two records have the same `id`, whatever it is `called` there.
+
+    Raises:
+      UserError: says which.
+    """
     seen: dict[Any, int] = {}
     for place in range(len(source)):
         own = source[place].get("id")
         if own is not None and (first := seen.setdefault(own, place)) != place:
-            raise UserError(f"{where(source, place)} has the id {own!r} of {where(source, first)}")
+            raise UserError(
+                f"{where(source, place)} has the {called} {own!r} of {where(source, first)}"
+            )
 
 
 def _paired(parts: Mapping[str, Part]) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 
 from lm_research import config, log
 from lm_research.data import TFDS, Source, Table, glue
+from lm_research.data.labelled import check_distinct
 from lm_research.errors import UserError
 from lm_research.infer.classify import scores, told
 from lm_research.infer.text import Line
@@ -84,14 +85,12 @@ def _indices(source: Any) -> list[Any]:
     Raises:
       UserError: one is blank, or another's; says which.
     """
-    found: dict[Any, int] = {}
-    for i in range(len(source)):
-        index = source[i]["id"]
+    found = [source[i]["id"] for i in range(len(source))]
+    for i, index in enumerate(found):
         if not str(index).strip():
             raise UserError(f"{source.where(i)} has no index")
-        if (first := found.setdefault(index, i)) != i:
-            raise UserError(f"{source.where(i)} has the index {index!r} of {source.where(first)}")
-    return list(found)
+    check_distinct(source, "index")
+    return found
 
 
 def _line(source: Any, index: int) -> Line:

@@ -11,7 +11,7 @@ import numpy as np
 
 from lm_research import log
 from lm_research.data import Tokenizer
-from lm_research.data.text import parsed, whole_text
+from lm_research.data.text import check_unicode, parsed, whole_text
 from lm_research.errors import UserError
 from lm_research.models import EncoderDecoder
 
@@ -153,10 +153,7 @@ def encoded(
             f"{line.where} is text, and the checkpoint has no tokenizer; give token ids: "
             '{"tokens": [1, 2, ...]} per line of --input'
         )
-    try:
-        (line.text + (line.pair or "")).encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{line.where} is not Unicode text; give it as UTF-8") from None
+    check_unicode(line.text + (line.pair or ""), line.where)
     try:
         return encode(tokenizer, line.text)
     except UserError as error:

@@ -173,7 +173,7 @@ def prepare(
         data.tokenizer.save(workdir / "tokenizer")
     resolved = timed(resolved, steps_of(resolved, len(data.train)))
     resolved["model"] = with_told(resolved["model"], vocab=data.tokenizer.vocab)
-    vocab = resolved["model"].get("trunk", resolved["model"])["vocab"]
+    vocab = restore.vocab(resolved["model"])
     if vocab < data.tokenizer.vocab:
         raise UserError(
             f"model.vocab is {vocab}, and the tokenizer has {data.tokenizer.vocab} tokens; "
@@ -422,7 +422,7 @@ def _completed_by(resolved: Mapping[str, Any], stored: Mapping[str, Any]) -> dic
     """The config with what data told the model of a stored one, where it does not say so itself."""
     model = stored.get("model", {})
     told = {name: model[name] for name in ("classes", "written") if name in model}
-    vocab = model.get("trunk", model).get("vocab")
+    vocab = restore.vocab(model)
     return {**resolved, "model": {**told, **with_told(resolved["model"], vocab)}}
 
 

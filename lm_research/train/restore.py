@@ -177,7 +177,7 @@ def begun(asked: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     """
 
     def execution(given: Mapping[str, Any]) -> dict[str, Any]:
-        own = found.get("trunk", found).get("vocab")
+        own = vocab(found)
         grows = own is not None and given.get("vocab", 0) > own
         names = (*EXECUTION, "vocab") if grows else EXECUTION
         return {name: given[name] for name in names if name in given}
@@ -296,11 +296,12 @@ def save_adapter(target: Path, source: Path) -> tuple[int, int]:
             "factors are added to; --target_format=huggingface writes the sum"
         )
     base = Path(stored["init"])
-    if base.is_dir() and _vocab(section(base)) != _vocab(stored["model"]):
-        sizes = f"{_vocab(stored['model']):,} tokens, and its base {base} {_vocab(section(base)):,}"
+    own = vocab(stored["model"])
+    if base.is_dir() and (theirs := vocab(section(base))) != own:
         raise UserError(
-            f"the run in {source} has {sizes}; PEFT adds factors to a base of the same vocabulary, "
-            "and --target_format=huggingface writes the sum"
+            f"the run in {source} has {own:,} tokens, and its base {base} {theirs:,}; PEFT adds "
+            "factors to a base of the same vocabulary, and --target_format=huggingface writes the "
+            "sum"
         )
     x, trained, _, meta = split(source, stored)
     if _has_best(source, stored):
@@ -317,7 +318,7 @@ def save_adapter(target: Path, source: Path) -> tuple[int, int]:
     return tree.count(trained), tensors
 
 
-def _vocab(section: Mapping[str, Any]) -> int | None:
+def vocab(section: Mapping[str, Any]) -> int | None:
     """V of the model, or of its trunk, that a section makes."""
     return section.get("trunk", section).get("vocab")
 

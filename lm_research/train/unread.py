@@ -13,6 +13,7 @@ from lm_research.hub import adapter
 from lm_research.train.duration import PROVISIONAL, timed
 from lm_research.train.experiment import Experiment, completed, experiment, part
 from lm_research.train.loop import begin_adapted, begin_from, with_told
+from lm_research.train.restore import vocab
 
 NO_RECORDS = {"kind": "Memory", "records": ()}
 
@@ -86,8 +87,8 @@ def _without_sources(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _vocab(resolved: Mapping[str, Any]) -> int:
-    model, named = resolved["model"], resolved["data"].get("tokenizer", {})
-    if (own := model.get("trunk", model).get("vocab")) is not None:
+    named = resolved["data"].get("tokenizer", {})
+    if (own := vocab(resolved["model"])) is not None:
         return own
     if named.get("kind") == "BPE" and "vocab" in named:
         return named["vocab"]
